@@ -1,0 +1,254 @@
+"""One hart: its state, its thread, and what happens when native code is left.
+
+The problem: a hart spends its life in the engine's `run`, without the GIL; Python sees it when a
+device is touched (a callback, with the frame of native code below), when it sleeps, and when
+somebody called it. What others ask of a hart is never done in the middle of an instruction: they set
+`attention` and `limit`, and the hart comes to its next safe point by itself.
+
+Invariants:
+- Only the hart's own thread enters native code for it, and writes its architectural state.
+- A callback never raises into native code: what goes wrong stops the machine with the error.
+- A sleeping hart holds no code pointer; it wakes on an interrupt line, a timer, or a request.
+
+Read next: `machine.py` (safe points), `jit_proc/runtime.py` (`settle`, `look_up`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from cpu_proc import native
+from protocol.faults import AccessFault
+from protocol import layout
+from protocol.layout import HART
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cpu_proc.engine import Engine
+    from cpu_proc.memory_map import MemoryMap
+
+MXCSR_DEFAULT = 0x1F80
+NEVER = 2**64 - 1
+TICK_NS = 100  # mtime counts at 10 MHz
+SLICE = 1 << 15  # instructions between two looks at the clock
+MSIP, SEIP, MEIP = 1 << 3, 1 << 9, 1 << 11
+STCE = 1 << 63
+
+_READ = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
+_WRITE = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64
+)
+_FP = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, *[ctypes.c_uint64] * 5)
+
+
+class Owner(Protocol):
+    """What a hart needs of its machine."""
+
+    def fail(self, error: BaseException) -> None:
+        """Stop the machine because of a bug in a callback."""
+
+
+class Hart:
+    """A hart of a machine. `state` is its structure in the ctrl segment."""
+
+    def __init__(
+        self, index: int, address: int, engine: Engine, memory: MemoryMap, owner: Owner
+    ) -> None:
+        self.index = index
+        self.address = address
+        self.state = HART.ctype.from_address(address)
+        self.wake = threading.Event()
+        self.stopped = False
+        self._run = engine.function()
+        self._memory = memory
+        self._owner = owner
+        self._callbacks = (
+            _READ(self._host_read),
+            _WRITE(self._host_write),
+            _FP(self._host_fp),
+        )
+        self._wire(engine)
+
+    def _wire(self, engine: Engine) -> None:
+        """What stays as long as the machine does."""
+        state = self.state
+        state.hartid = self.index
+        names = ("host_read", "host_write", "host_fp")
+        for name, callback in zip(names, self._callbacks, strict=True):
+            setattr(state, name, ctypes.cast(callback, ctypes.c_void_p).value)
+        state.clock_gettime = native.function_address("clock_gettime")
+        state.far_jump = engine.address("h_far_jump")
+        state.execute_one = engine.address("h_straddle")
+        state.tlb_load = engine.address("region_load")
+        state.tlb_store = engine.address("region_store")
+        state.slice = SLICE
+        state.stop_count = NEVER
+
+    # --- what the machine does to a hart that is not running ------------------------------------
+
+    def reset(self, pc: int) -> None:
+        """The state after reset (privileged architecture, section 3.4), with pc at `pc`.
+
+        General registers are zeroed, as on QEMU; `count` goes on.
+        """
+        state = self.state
+        start, end = HART.offset("x"), HART.offset("limit")
+        ctypes.memset(self.address + start, 0, end - start)
+        first, last = HART.offset("priv"), HART.offset("irq")
+        ctypes.memset(self.address + first, 0, last - first)
+        for name in ("pmpcfg", "pmpaddr"):
+            ctypes.memset(self.address + HART.offset(name), 0, 128)
+        state.pmp_active = 0
+        state.priv = 3
+        state.mstatus = 0xA_0000_0000  # SXL and UXL: 64 bits
+        state.stimecmp = NEVER
+        state.mtimecmp = NEVER
+        state.mxcsr = MXCSR_DEFAULT
+        state.reserved = NEVER
+        state.waiting = 0
+        state.irq = 0
+        state.pc = pc
+        state.exit_lines = 0
+        state.hot_count = 0
+        state.data_set = state.fetch_set = 0
+        state.data_tlb = self.address + HART.offset("data_tlbs")
+        state.fetch_tlb = self.address + HART.offset("fetch_tlbs")
+        self.flush()
+
+    def flush(self) -> None:
+        """Forget all TLB entries."""
+        start = HART.offset("data_tlbs")
+        ctypes.memset(self.address + start, 0xFF, HART.size - start)
+
+    def load_map(self, pages_address: int, memory_address: int) -> None:
+        """Copy the memory map's slots of memory; flushes what was looked up in the old one."""
+        slots = [s for s in self._memory.slots if s.backing is not None]
+        if len(slots) > layout.MAX_SLOTS:
+            raise ValueError(f"{len(slots)} ranges of memory, at most {layout.MAX_SLOTS} are supported")
+        for number, slot in enumerate(slots):
+            backing = slot.backing
+            assert backing is not None
+            page = backing.page(slot.offset)
+            values = (
+                slot.base,
+                slot.size,
+                memory_address + page * layout.PAGE_SIZE + slot.offset % layout.PAGE_SIZE,
+                pages_address + page * layout.PAGE.size,
+                int(not slot.readonly),
+            )
+            for place, value in enumerate(values):
+                self.state.slots[5 * number + place] = value
+        self.state.slot_count = len(slots)
+        self.flush()
+
+    # --- callers from any thread -----------------------------------------------------------------
+
+    def call(self) -> None:
+        """Have the hart leave native code, or wake, at its next safe point."""
+        self.state.attention = 1
+        self.state.limit = 0
+        self.wake.set()
+
+    def set_line(self, bit: int, level: bool) -> None:
+        """Drive an interrupt line. The caller holds the machine's lock."""
+        old = self.state.irq
+        new = old | bit if level else old & ~bit
+        if new != old:
+            self.state.irq = new
+            if level:
+                self.state.limit = 0
+                self.wake.set()
+
+    # --- running ---------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Execute guest code until there is a reason to leave; returns it (`layout.EXIT_*`)."""
+        reason = int(self._run(self.address))
+        self.state.stat_leaves[min(reason, 7)] += 1
+        return reason
+
+    def now(self) -> int:
+        """mtime as this hart reads it."""
+        state = self.state
+        if state.icount:
+            return int(state.time_offset + state.count * state.icount // TICK_NS)
+        return int(state.time_offset + time.monotonic_ns() // TICK_NS) & NEVER
+
+    def next_timer(self) -> int:
+        """The mtime at which the next timer interrupt that could wake the hart comes."""
+        state = self.state
+        when: int = state.mtimecmp
+        if state.menvcfg & STCE:
+            when = min(when, state.stimecmp)
+        return when
+
+    def sleep(self, limit: float) -> None:
+        """Wait in wfi for a line, a timer or a call, `limit` seconds at most."""
+        state = self.state
+        when = self.next_timer()
+        if state.icount and when != NEVER and not state.irq:
+            # Counted time stands still while the hart sleeps: go straight to the timer.
+            state.time_offset += max(0, when - self.now())
+            return
+        seconds = limit
+        if when != NEVER:
+            seconds = min(limit, max(0, when - self.now()) * TICK_NS / 1e9)
+        state.waiting = 1
+        if seconds > 0 and not state.attention:
+            self.wake.wait(seconds)
+        self.wake.clear()
+        state.waiting = 0
+
+    # --- callbacks from native code ----------------------------------------------------------------
+
+    def _host_read(self, _hart: int, address: int, size: int) -> int:
+        try:
+            value = self._memory.mmio_read(address, size)
+            self.state.host_status = 0
+            return value
+        except AccessFault:
+            self.state.host_status = 1
+        except BaseException as error:
+            self.state.host_status = 1
+            self._owner.fail(error)
+        return 0
+
+    def _host_write(self, _hart: int, address: int, size: int, value: int) -> None:
+        try:
+            self._memory.mmio_write(address, size, value)
+            self.state.host_status = 0
+        except AccessFault:
+            self.state.host_status = 1
+        except BaseException as error:
+            self.state.host_status = 1
+            self._owner.fail(error)
+
+    def _host_fp(self, _hart: int, operation: int, a: int, b: int, c: int, mode: int) -> int:
+        try:
+            value, flags = float_operation(operation)(a, b, c, mode)
+            self.state.fflags |= flags
+            return value
+        except BaseException as error:
+            self._owner.fail(error)
+        return 0
+
+
+_float_operations: list[Callable[[int, int, int, int], tuple[int, int]]] = []
+
+
+def float_operation(number: int) -> Callable[[int, int, int, int], tuple[int, int]]:
+    """What the host's unit lacks, by its number in the engine: softfloat, imported when needed."""
+    if not _float_operations:
+        from protocol.riscv.language import BUILTINS, FP_BUILTINS
+        from protocol.riscv.softfloat import OPERATIONS
+
+        def adapt(name: str) -> Callable[[int, int, int, int], tuple[int, int]]:
+            function, count = OPERATIONS[name], BUILTINS[name][0]
+            return lambda a, b, c, mode: function(*(a, b, c)[: count - 1], mode)
+
+        _float_operations.extend(adapt(name) for name in sorted(FP_BUILTINS))
+    return _float_operations[number]

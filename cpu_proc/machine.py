@@ -1,0 +1,377 @@
+"""The machine: puts harts, memory, devices, records and the translator's session together.
+
+Everything that makes a machine is constructed here, once, and everything that ends it is decided
+here: power-off, failure, reset, the user's quit. Harts run in threads of their own (`_hart_loop`);
+the caller's thread waits for the end.
+
+Invariants:
+- Requests (reset, power-off) only post work for the next safe point; nobody is reset half-way
+  through an instruction.
+- `lock` is held for every access to a device and for every change of what hangs on guest memory
+  (records, regions); it is never held while waiting for a hart.
+
+Read next: `safe_point.py`, `retirement.py`, `hart.py`, `board.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from typing import TYPE_CHECKING
+
+from cpu_proc import engine as engines
+from cpu_proc import loader
+from cpu_proc.board import RAM_BASE, RESET_VECTOR, ROM_BASE, ROM_SIZE, Board
+from cpu_proc.console import Console
+from cpu_proc.hart import NEVER, TICK_NS, Hart
+from cpu_proc.memory_map import Backing, MemoryMap
+from cpu_proc.records import Records
+from cpu_proc.retirement import Retirement
+from cpu_proc.safe_point import SafePoint
+from cpu_proc.segments import ControlSegment, GuestMemory
+from devices.device import Fail, PowerOff, Request, Reset
+from protocol import layout
+
+from protocol.layout import HART, PAGE_SIZE, RECORD_ARRAY_STRIDE
+from protocol.logs import get_logger
+
+if TYPE_CHECKING:
+    from cpu_proc.htif import Htif
+    from cpu_proc.options import RunOptions
+    from cpu_proc.translator import TranslatorLink
+
+log = get_logger("machine")
+
+RECORD_ARRAYS = 8192  # pages with records at once: 288 MiB when all are used
+IDLE_WAIT = 3600.0  # seconds; a sleeping hart is woken by what it waits for, not by this
+MOUNTED_LOSSES = "a translation was used after it was retired"
+
+
+class Machine:
+    """One machine. Construct it, `power_on`, `wait`; then `close`."""
+
+    def __init__(self, options: RunOptions) -> None:
+        self.options = options
+        self.lock = threading.RLock()
+        self.plan = loader.plan(options)
+        self.engine = engines.load()
+        self.guest = GuestMemory({"ram": options.ram_size, "rom": ROM_SIZE})
+        self.control = ControlSegment(options.harts, self.guest.page_count)
+        self.records = Records(self.control, RECORD_ARRAYS)
+        self.records.decode = self.engine.address("h_decode")
+        self.memory = MemoryMap(self.lock, on_write=self._written, on_commit=self._committed)
+        self.safe_point = SafePoint()
+        self.harts = [
+            Hart(i, address, self.engine, self.memory, self)
+            for i, address in enumerate(self.control.hart_addresses)
+        ]
+        self.safe_point.harts = self.harts
+        self._share_records()
+        self.retirement = Retirement(self)
+        self.translator: TranslatorLink | None = None
+        self.exit_code: int | None = None
+        self.failure: BaseException | None = None
+        self.resets = 0
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.console = Console(options.serial, self)
+        self.memory.add_ram(RAM_BASE, options.ram_size, self.guest.backings["ram"])
+        self.memory.add_rom(ROM_BASE, ROM_SIZE, self.guest.backings["rom"])
+        self.board = Board(self, options, self.console.write)
+        self._tree = self.board.device_tree(self.plan)
+        self.htif = self._make_htif()
+
+    def _share_records(self) -> None:
+        """Give each hart its scratch array and its part of the arrays' memory."""
+        engine, records = self.engine, self.records
+        for hart in self.harts:
+            address = hart.address
+            hart.state.scratch = records.make_scratch(
+                engine.address("h_page_end"),
+                address + HART.offset("scratch_bytes"),
+                address + HART.offset("scratch_page"),
+            )
+        total = (records.end - records.start) // RECORD_ARRAY_STRIDE // len(self.harts)
+        self.pools = [
+            (records.start + i * total * RECORD_ARRAY_STRIDE, total * RECORD_ARRAY_STRIDE)
+            for i in range(len(self.harts))
+        ]
+        for hart, (start, size) in zip(self.harts, self.pools, strict=True):
+            hart.state.pool_next = start
+            hart.state.pool_end = start + size
+            hart.state.threshold = min(self.options.threshold, 65535)
+            hart.state.hot_limit = 1 if self.options.threshold == 1 else layout.HOT_RING
+            if self.options.icount is not None:
+                hart.state.icount = 1 << self.options.icount
+            hart.state.features = self.options.svadu | self.options.sstc << 1
+            if self.options.max_instructions is not None:
+                hart.state.stop_count = self.options.max_instructions
+
+    def _make_htif(self) -> Htif | None:
+        tohost = self.plan.symbols.get("tohost")
+        if tohost is None or not self.memory.is_memory(tohost, 8):
+            return None
+        from cpu_proc.htif import Htif
+
+        slot = self.memory.find(tohost)
+        assert slot is not None and slot.backing is not None
+        offset = slot.offset + tohost - slot.base
+        self.records.watch(slot.backing.page(offset), offset % PAGE_SIZE, 8)
+        return Htif(tohost, self.plan.symbols.get("fromhost"), self.console.write)
+
+    # --- life ------------------------------------------------------------------------------
+
+    def power_on(self) -> None:
+        """Reset everything, load the images and let the harts run."""
+        ticks = time.monotonic_ns() // TICK_NS
+        for hart in self.harts:
+            hart.state.time_offset = 0 if self.options.icount is not None else -ticks & NEVER
+        self.load(fresh=True)
+        if self.options.translator != "none":
+            from cpu_proc.translator import TranslatorLink
+
+            self.translator = TranslatorLink(self, self.options)
+            self.translator.start()
+        self.console.start()
+        for hart in self.harts:
+            thread = threading.Thread(
+                target=self._hart_loop, args=(hart,), name=f"hart{hart.index}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def load(self, *, fresh: bool = False) -> None:
+        """Reset harts and devices and copy all images: at power-on and at every reset."""
+        with self.lock:
+            self.board.reset()
+            for hart in self.harts:
+                hart.reset(RESET_VECTOR)
+            if self.htif is not None:
+                self.htif.reset()
+            self.plan.copy(self.memory.write_rom, fresh=fresh)
+            self.memory.write_rom(self.plan.dtb_address, self._tree)
+            self.memory.write_rom(ROM_BASE, self.board.rom(self.plan))
+
+    def wait(self) -> int:
+        """Wait for the end; the exit code. Raises what a callback raised."""
+        while not self._ended.wait(1.0):
+            pass
+        for thread in self._threads:
+            thread.join()
+        if self.failure is not None:
+            raise self.failure
+        return self.exit_code or 0
+
+    def close(self) -> None:
+        """Let go of the translator, the console and the devices."""
+        self.end(1)
+        for thread in self._threads:
+            thread.join(5.0)
+        if self.translator is not None:
+            self.translator.close()
+        self.board.close()
+        self.console.close()
+
+    def end(self, code: int) -> None:
+        """Stop for good; the first one to say so decides the exit code."""
+        if self.exit_code is None:
+            self.exit_code = code
+        self._ended.set()
+        self.safe_point.call_all()
+
+    def fail(self, error: BaseException) -> None:
+        """A bug in a callback: stop, and let `wait` raise it."""
+        if self.failure is None:
+            self.failure = error
+        self.end(1)
+
+    # --- requests: devices, the console, the user -----------------------------------------------
+
+    def request(self, wish: Request) -> None:
+        """What a device asks for. Done at the next safe point."""
+        match wish:
+            case PowerOff(code):
+                self.end(code)
+            case Fail(code):
+                log.info("guest_failed", code=code)
+                self.end(code & 0xFF or 1)
+            case Reset():
+                self.request_reset()
+
+    def request_reset(self) -> None:
+        """Reset the system at the next safe point; with -no-reboot, end."""
+        if not self.options.reboot:
+            self.end(0)
+            return
+        self.safe_point.post(self._reset)
+
+    def request_quit(self) -> None:
+        """The user wants out."""
+        self.end(0)
+
+    def _reset(self) -> None:
+        self.resets += 1
+        self.retirement.everything("system_reset")
+        self.load()
+        log.info("system_reset_done", epoch=self.retirement.epoch)
+
+    def receive(self, data: bytes) -> None:
+        """Input from the console."""
+        with self.lock:
+            if self.htif is not None:
+                self.htif.receive(data)
+                self._serve_htif()
+            self.board.uart.receive(data)
+
+    def waiting(self) -> int:
+        """Bytes of input the guest has not read."""
+        return len(self.board.uart.state.backlog)
+
+    def status(self) -> str:
+        """One line for the monitor."""
+        count = sum(int(h.state.count) for h in self.harts)
+        return (
+            f"running, {len(self.harts)} hart(s), {count} instructions, epoch {self.retirement.epoch}, "
+            f"{self.records.region_count} regions, {self.resets} reset(s)"
+        )
+
+    # --- a hart's thread --------------------------------------------------------------------
+
+    def _hart_loop(self, hart: Hart) -> None:
+        try:
+            while not self._ended.is_set():
+                self.safe_point.enter(hart)
+                if self._ended.is_set():
+                    self.safe_point.leave()
+                    break
+                reason = hart.run()
+                self.safe_point.leave()
+                if reason == layout.EXIT_WAIT:
+                    hart.sleep(IDLE_WAIT)
+                elif reason == layout.EXIT_HOT:
+                    self._serve_hot(hart)
+                elif reason == layout.EXIT_RETIRE:
+                    self._serve_retirement(hart)
+                elif reason == layout.EXIT_POOL:
+                    self.safe_point.post(lambda: self.retirement.everything("overflow"))
+                elif reason == layout.EXIT_STOP:
+                    self.end(0)
+        except BaseException as error:
+            self.fail(error)
+
+    def _serve_hot(self, hart: Hart) -> None:
+        """Ask for regions at the records found hot."""
+        state = hart.state
+        wanted: dict[int, list[int]] = {}
+        for i in range(state.hot_count):
+            page = self.records.page_of(state.hot[2 * i + 1])
+            if page is not None:
+                wanted.setdefault(page, []).append(self.records.slot_of(state.hot[2 * i]))
+        state.hot_count = 0
+        if self.translator is not None:
+            self.translator.want(wanted)
+
+    def _serve_retirement(self, hart: Hart) -> None:
+        """A store of this hart hit lines that regions were made from, or that are watched."""
+        state = hart.state
+        with self.lock:
+            page = self.records.page_of(state.exit_page)
+            if state.exit_page == 0:
+                for number in list(self.records.regions):
+                    self.records.retire_regions(number, NEVER)
+            elif page is not None:
+                retired = self.records.retire_regions(page, state.exit_lines)
+                if retired:
+                    self.retirement.note("guest_store", page=page, regions=retired, pc=int(state.pc))
+            state.exit_lines = 0
+            self._serve_htif()
+
+    def _serve_htif(self) -> None:
+        if self.htif is None:
+            return
+        action = self.htif.check(
+            lambda address: int.from_bytes(self.memory.read(address, 8), "little"),
+            lambda address, value: self.memory.write(address, value.to_bytes(8, "little")),
+            self.memory.read,
+        )
+        if action is not None:
+            self.end(action.code)
+
+    # --- hooks of the memory map --------------------------------------------------------------
+
+    def _written(self, backing: Backing, offset: int, length: int) -> None:
+        """Bytes of a backing were written by DMA, the loader or the host: retire what they made."""
+        if not self.records_in_use and not self.records.watched:
+            return
+        end = offset + length
+        while offset < end:
+            part = min(end - offset, PAGE_SIZE - offset % PAGE_SIZE)
+            page = backing.page(offset)
+            if self.records.written(page, offset % PAGE_SIZE, part):
+                self.retirement.note("memory_write", page=page)
+            offset += part
+
+    @property
+    def records_in_use(self) -> bool:
+        """Whether any page has records."""
+        return any(
+            h.state.pool_next != start for h, (start, _) in zip(self.harts, self.pools, strict=True)
+        )
+
+    def _committed(self, generation: int) -> None:
+        self.control.words.map_generation = generation
+        if not hasattr(self, "harts"):
+            return
+        for hart in self.harts:
+            hart.load_map(self.control.pages_address, self.guest.segment.address)
+
+
+class EndedEarly(Exception):
+    """Internal: the machine ended while something waited for it."""
+
+
+def run(options: RunOptions) -> int:
+    """Run a machine to its end; the exit code of the process."""
+    machine = Machine(options)
+    try:
+        machine.power_on()
+        code = machine.wait()
+        if options.signature is not None:
+            from cpu_proc import signature
+
+            signature.write(
+                options.signature, machine.memory.read, machine.plan.symbols, options.signature_granularity
+            )
+        if options.stats:
+            machine.console.flush()
+            print_stats(machine)
+        return code
+    finally:
+        machine.close()
+
+
+def print_stats(machine: Machine) -> None:
+    """What happened, on standard error."""
+    import sys
+
+    names = ("other", "attention", "wait", "retire", "pool", "stop", "hot", "?")
+    for hart in machine.harts:
+        state = hart.state
+        leaves = ", ".join(
+            f"{name} {state.stat_leaves[i]}" for i, name in enumerate(names) if state.stat_leaves[i]
+        )
+        print(
+            f"hart {hart.index}: {state.count} instructions, {state.stat_traps} traps, "
+            f"{state.stat_decodes} decodes, {state.stat_walks} walks, {state.stat_stores} tracked stores, "
+            f"{state.stat_mmio} device accesses; left native code: {leaves}",
+            file=sys.stderr,
+        )
+    for line in machine.retirement.summary():
+        print(line, file=sys.stderr)
+    if machine.translator is not None:
+        for line in machine.translator.summary():
+            print(line, file=sys.stderr)
+
+
+

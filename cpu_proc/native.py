@@ -1,0 +1,115 @@
+"""Memory that native code and Python share: mappings, views and words by address.
+
+The problem: `ctypes.from_buffer` refuses read-only maps and Python's `mmap` hides addresses; the
+engine needs addresses. Mappings here come from libc and are named by address.
+
+Invariants: nothing in this process is ever mapped both writable and executable. Segments another
+process reads are memfds sealed after the one writable mapping exists (`F_SEAL_FUTURE_WRITE`), so no
+one can map them writable again; code is mapped `PROT_READ | PROT_EXEC` from descriptors opened for
+reading.
+
+Read next: `segments.py`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+
+PAGE = 4096
+_MAP_NORESERVE = 0x4000
+_MAP_FIXED = 0x10
+_MADV_DONTNEED = 4
+_F_ADD_SEALS = 1033
+_F_GET_SEALS = 1034
+SEALS = 0x1 | 0x2 | 0x4 | 0x10  # SEAL, SHRINK, GROW, FUTURE_WRITE
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_FAILED = ctypes.c_void_p(-1).value
+
+
+def function_address(name: str) -> int:
+    """Address of a function of libc."""
+    return ctypes.cast(getattr(_libc, name), ctypes.c_void_p).value or 0
+
+
+def _map(size: int, protection: int, flags: int, fd: int = -1, offset: int = 0) -> int:
+    address = _libc.mmap(None, size, protection, flags, fd, offset)
+    if address in (None, _FAILED):
+        code = ctypes.get_errno()
+        raise OSError(code, f"cannot map {size} bytes: {os.strerror(code)}")
+    return int(address)
+
+
+def map_private(size: int) -> int:
+    """Zeroed private memory, for reading and writing; pages appear when they are touched."""
+    return _map(
+        size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    )
+
+
+def map_code(path: str, size: int, offset: int = 0, *, shared: bool = True) -> int:
+    """Map code for execution. Raises OSError, also for a file shorter than that.
+
+    A shared segment must be sealed: it cannot shrink under us, nor be mapped writable any more.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_size < offset + size:
+            raise OSError(f"{path} ends before byte {offset + size}")
+        if shared and fcntl.fcntl(fd, _F_GET_SEALS) & SEALS != SEALS:
+            raise OSError(f"{path} is not sealed")
+        kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
+        return _map(size, mmap.PROT_READ | mmap.PROT_EXEC, kind, fd, offset)
+    finally:
+        os.close(fd)
+
+
+def unmap(address: int, size: int) -> None:
+    """Remove a mapping: touching it afterwards is a fault."""
+    _libc.munmap(address, size)
+
+
+def discard(address: int, size: int) -> None:
+    """Give a private mapping's pages back; they read as zeros."""
+    _libc.madvise(address, size, _MADV_DONTNEED)
+
+
+def view(address: int, size: int) -> memoryview:
+    """The bytes at an address, writable if the mapping is."""
+    return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+
+
+def words(address: int, count: int) -> ctypes.Array[ctypes.c_uint64]:
+    """64-bit words at an address: reading and writing one is a single access."""
+    return (ctypes.c_uint64 * count).from_address(address)
+
+
+class SharedSegment:
+    """A sealed memfd that this process alone writes; others open `path` and map it for reading."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self.size = -(-size // PAGE) * PAGE
+        self.fd = os.memfd_create(f"coldboot-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, self.size)
+        self.address = _map(
+            self.size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _MAP_NORESERVE, self.fd
+        )
+        fcntl.fcntl(self.fd, _F_ADD_SEALS, SEALS)
+
+    @property
+    def path(self) -> str:
+        return f"/proc/{os.getpid()}/fd/{self.fd}"

@@ -1,0 +1,200 @@
+"""Records from the machine's side: their memory, what retires them, and the regions they point to.
+
+The problem: native code fills records and follows them; this module is what Python does to them,
+with all harts stopped or by single 8-byte stores that are safe beside a running hart: a write by
+DMA or the host makes records undecoded, a publication points a record to a region, a retirement
+takes it back.
+
+Invariants:
+- **A record is the only thing that points to translated code.** Regions are listed here by page, to
+  find the records that point to them; nothing executes from this list.
+- A line is tracked (`lines`) before anything made from its bytes can be reached; a line with a
+  published region in it (`region_lines`) makes a store leave native code at once.
+- `written` is called after the bytes have changed. It bumps the generation first, so a reply under
+  way is dropped, then takes records and regions back.
+
+Read next: `jit_proc/runtime.py` (the native side), `retirement.py` (everything at once).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cpu_proc import native
+from cpu_proc.segments import ControlSegment
+from protocol.layout import (
+    LINE_SIZE,
+    PAGE,
+    PAGE_SIZE,
+    RECORD_ARRAY_HOST,
+    RECORD_ARRAY_PAGE,
+    RECORD_ARRAY_STRIDE,
+    RECORD_SIZE,
+    SLOTS_PER_PAGE,
+)
+
+_WORDS = PAGE.size // 8
+_RECORDS = PAGE.offset("records") // 8
+_LINES = PAGE.offset("lines") // 8
+_REGION_LINES = PAGE.offset("region_lines") // 8
+_GENERATION = PAGE.offset("generation") // 8
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Region:
+    """Published code: the page and lines it was made from, and the records that enter it."""
+
+    page: int
+    lines: int
+    entries: tuple[tuple[int, int], ...]  # slot, address
+
+
+def lines_of(offset: int, length: int) -> int:
+    """The bitmap of lines that `length` bytes at `offset` of one page touch."""
+    first, last = offset // LINE_SIZE, (offset + length - 1) // LINE_SIZE
+    return ((1 << (last - first + 1)) - 1) << first
+
+
+class Records:
+    """All record arrays of one machine, its page descriptors, and its regions."""
+
+    def __init__(self, control: ControlSegment, arrays: int) -> None:
+        """`arrays`: pages that may hold records at once, beyond which everything is retired."""
+        self._pages = control.pages
+        self._pages_address = control.pages_address
+        self._page_count = control.page_count
+        self.size = (arrays + 1) * RECORD_ARRAY_STRIDE
+        self._mapping = native.map_private(self.size + RECORD_ARRAY_STRIDE)
+        self.start = -(-self._mapping // RECORD_ARRAY_STRIDE) * RECORD_ARRAY_STRIDE
+        self.end = self.start + self.size
+        self.decode = 0  # address of the engine's `h_decode`
+        self.regions: dict[int, list[Region]] = {}
+        self.watched: dict[int, int] = {}  # page -> lines that must be told of stores
+        self.region_count = 0
+
+    # --- memory ----------------------------------------------------------------------------
+
+    def make_scratch(self, page_end: int, bytes_address: int, page_address: int) -> int:
+        """An array for instructions that stand in no page's; returns its address."""
+        array = self.start
+        self.start += RECORD_ARRAY_STRIDE
+        words = native.words(array, RECORD_ARRAY_STRIDE // 8)
+        for slot in (1, 2):
+            words[slot * 2] = page_end
+        words[RECORD_ARRAY_HOST // 8] = bytes_address
+        words[RECORD_ARRAY_PAGE // 8] = page_address
+        native.words(page_address, _WORDS)[_LINES] = 2**64 - 1  # never begins to be tracked
+        return array
+
+    def page_of(self, descriptor: int) -> int | None:
+        """Index of the page with its descriptor at this address; None for a scratch array's."""
+        offset = descriptor - self._pages_address
+        page = offset // PAGE.size
+        return page if 0 <= offset and page < self._page_count else None
+
+    def slot_of(self, record: int) -> int:
+        """Slot of a record in its array."""
+        return record % RECORD_ARRAY_STRIDE // RECORD_SIZE
+
+    def generation(self, page: int) -> int:
+        return int(self._pages[page * _WORDS + _GENERATION])
+
+    # --- retirement of what was made from some bytes ------------------------------------------
+
+    def written(self, page: int, offset: int, length: int) -> bool:
+        """Bytes of one page have changed; whether anything was made from their lines."""
+        base = page * _WORDS
+        touched = lines_of(offset, length)
+        if not self._pages[base + _LINES] & touched:
+            return False
+        self._pages[base + _GENERATION] += 1
+        array = self._pages[base + _RECORDS]
+        if array:
+            first = max(offset - 2, 0) // 2  # the instruction before may reach into it
+            last = (offset + length - 1) // 2
+            records = native.words(array, 2 * SLOTS_PER_PAGE)
+            for slot in range(first, last + 1):
+                records[2 * slot] = self.decode
+        self.retire_regions(page, touched)
+        return True
+
+    def retire_regions(self, page: int, lines: int) -> int:
+        """Take back every region made from these lines of a page; how many there were."""
+        keep, gone = [], []
+        for region in self.regions.get(page, ()):
+            (gone if region.lines & lines else keep).append(region)
+        if gone:
+            self._take_back(gone)
+            self.regions[page] = keep
+            if not keep:
+                del self.regions[page]
+        left = self.watched.get(page, 0)
+        for region in keep:
+            left |= region.lines
+        self._pages[page * _WORDS + _REGION_LINES] = left
+        return len(gone)
+
+    def _take_back(self, regions: Iterable[Region]) -> None:
+        for region in regions:
+            self.region_count -= 1
+            array = self._pages[region.page * _WORDS + _RECORDS]
+            for slot, address in region.entries:
+                record = native.words(array + slot * RECORD_SIZE, 1)
+                if record[0] == address:
+                    record[0] = self.decode
+
+    def watch(self, page: int, offset: int, length: int) -> None:
+        """Have stores to these bytes leave native code with EXIT_RETIRE, whatever they hold."""
+        lines = lines_of(offset, length)
+        self.watched[page] = self.watched.get(page, 0) | lines
+        self._pages[page * _WORDS + _LINES] |= lines
+        self._pages[page * _WORDS + _REGION_LINES] |= lines
+
+    # --- publication -----------------------------------------------------------------------
+
+    def publish(self, page: int, lines: int, entries: Iterable[tuple[int, int]]) -> Region | None:
+        """Point records at published code; the caller has checked generations and bytes.
+
+        `entries`: slot, address. All harts are stopped. None when the page has no records.
+        """
+        base = page * _WORDS
+        array = self._pages[base + _RECORDS]
+        if not array or not self._pages[base + _LINES]:
+            return None
+        region = Region(page, lines, tuple(entries))
+        self._pages[base + _LINES] |= lines
+        self._pages[base + _REGION_LINES] |= lines
+        for slot, address in region.entries:
+            native.words(array + slot * RECORD_SIZE, 1)[0] = address
+        self.regions.setdefault(page, []).append(region)
+        self.region_count += 1
+        return region
+
+    # --- everything --------------------------------------------------------------------------
+
+    def drop_all(self, used: Iterable[tuple[int, int]]) -> int:
+        """Drop every record array; `used`: the (start, end) ranges harts took arrays from.
+
+        Generations stay: what was asked for before is told apart by them and by the epoch.
+        Returns the number of arrays dropped.
+        """
+        count = 0
+        for start, end in used:
+            for array in range(start, end, RECORD_ARRAY_STRIDE):
+                page = self.page_of(native.words(array + RECORD_ARRAY_PAGE, 1)[0])
+                count += 1
+                if page is not None:
+                    base = page * _WORDS
+                    watched = self.watched.get(page, 0)
+                    self._pages[base + _RECORDS] = 0
+                    self._pages[base + _LINES] = watched
+                    self._pages[base + _REGION_LINES] = watched
+            if end > start:
+                native.discard(start, end - start)
+        self.regions.clear()
+        self.region_count = 0
+        return count
+
+
+assert PAGE_SIZE == SLOTS_PER_PAGE * 2

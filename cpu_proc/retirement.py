@@ -1,0 +1,88 @@
+"""Retirement of everything: the epoch, and the book of what was retired when and why.
+
+The problem this project exists for: after a reset, a backend swap or a lost translator, nobody may
+run code made before. One place does it, in one order, with every hart out of native code:
+
+1. bump the epoch (whatever is under way for an older one will be dropped on arrival);
+2. drop all records - the only pointers to translated code - and with them every region;
+3. clear what was looked up (TLBs, hot rings, reservations);
+4. have the translator forget (RETIRE, RETIRED with a deadline; after it the translator is dead and
+   the machine runs on in tier 0), and replace the code segment: the old one is unmapped.
+
+Only then does a hart run. Read next: `protocol/SPEC.md` (the contract), `translator.py` (step 4).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from protocol.logs import get_logger
+
+if TYPE_CHECKING:
+    from cpu_proc.machine import Machine
+
+log = get_logger("retirement")
+HISTORY = 4096  # events kept
+
+
+@dataclass(frozen=True)
+class Event:
+    """One retirement. `when`: seconds since the machine was made; `ms`: how long it took."""
+
+    when: float
+    cause: str
+    epoch: int
+    ms: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Retirement:
+    """The epoch of one machine and its history."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._start = time.monotonic()
+        self.epoch = 1
+        self.history: deque[Event] = deque(maxlen=HISTORY)
+        self.counts: Counter[str] = Counter()
+        machine.control.words.epoch = self.epoch
+
+    def everything(self, cause: str) -> None:
+        """Retire every translation. Call it at a safe point only."""
+        machine = self._machine
+        began = time.monotonic()
+        with machine.lock:
+            self.epoch += 1
+            machine.control.words.epoch = self.epoch
+            used = [
+                (start, int(hart.state.pool_next))
+                for hart, (start, _) in zip(machine.harts, machine.pools, strict=True)
+            ]
+            regions = machine.records.region_count
+            arrays = machine.records.drop_all(used)
+            for hart, (start, _) in zip(machine.harts, machine.pools, strict=True):
+                hart.state.pool_next = start
+                hart.state.hot_count = 0
+                hart.state.exit_lines = 0
+                hart.state.reserved = 2**64 - 1
+                hart.flush()
+        details: dict[str, Any] = {"pages": arrays, "regions": regions}
+        if machine.translator is not None:
+            details |= machine.translator.retire(self.epoch, cause)
+        self.note(cause, began=began, **details)
+        log.info("everything_retired", cause=cause, epoch=self.epoch, **details)
+
+    def note(self, cause: str, began: float | None = None, **details: Any) -> None:
+        """Enter a retirement, of everything or of some bytes, into the book."""
+        now = time.monotonic()
+        took = 0.0 if began is None else (now - began) * 1e3
+        self.counts[cause] += 1
+        self.history.append(Event(now - self._start, cause, self.epoch, took, details))
+
+    def summary(self) -> list[str]:
+        """Lines for --stats."""
+        causes = ", ".join(f"{cause} {count}" for cause, count in sorted(self.counts.items()))
+        return [f"retirements (epoch {self.epoch}): {causes or 'none'}"]

@@ -1,0 +1,370 @@
+"""The machine's end of its translator: the I/O thread, the child process, the code segment.
+
+The problem: harts must never wait for the translator, but for a retirement of everything, and that
+only to a deadline. So a thread of its own carries the session (`protocol/session_machine.py` decides,
+this module acts); harts put wishes into its mailbox, and what it has for them - a publication, a
+retirement because the translator is lost - it posts for the next safe point.
+
+Invariants:
+- Code is published at a safe point, by one check and one store a record: every counter of the
+  stamp is what it was, and the bytes hash to what the translator says it read.
+- The code segment is unmapped after the records that pointed into it are gone, before a hart runs
+  under the new epoch; what still executed there would be a SIGSEGV.
+- `retire` returns when the translator has acknowledged, or is given up.
+
+Read next: `retirement.py`, `protocol/session_machine.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from cpu_proc import native
+from protocol.errors import UserError
+from protocol.generations import Now, Stamp, identity_of, stale_reason
+from protocol.layout import LAYOUT_HASH
+from protocol.logs import get_logger
+from protocol.riscv.identity import isa_hash
+
+if TYPE_CHECKING:
+    from cpu_proc.machine import Machine
+    from cpu_proc.options import RunOptions
+    from protocol.messages import Segment, Translated
+    from protocol.session import MachineAction
+    from protocol.session_machine import MachineSession
+    from protocol.transport import Client, Mailbox, Timers
+
+log = get_logger("translator_link")
+
+RETIRE_PATIENCE = 5.0  # seconds a hart waits for `retire`; the session's own deadline is shorter
+FORCED_PATIENCE = 10.0  # seconds to wait for a region when every one is waited for
+CLOSE_PATIENCE = 2.0
+POLL_LIMIT = 5.0
+
+
+class TranslatorLink:
+    """One machine's link to its translator. Wishes may be put from any thread."""
+
+    def __init__(self, machine: Machine, options: RunOptions) -> None:
+        self._machine = machine
+        self._options = options
+        self._forced = options.threshold == 1
+        self._child: subprocess.Popen[bytes] | None = None
+        self._endpoint = options.translator
+        self._thread = threading.Thread(target=self._main, name="translator", daemon=True)
+        self._mailbox: Mailbox[tuple[Any, ...]] | None = None
+        self._early: list[tuple[Any, ...]] = []  # wishes from before the mailbox was there
+        self._gate = threading.Lock()
+        self._code: tuple[int, int, int] | None = None  # address, size, epoch
+        self._quiet: list[threading.Event] = []  # wait for no request outstanding
+        self._settling: list[threading.Event] = []  # wait for a retirement's end
+        self._retired: dict[str, Any] = {}
+        self._closing = False
+        self.incarnation = 0
+        self.counts: Counter[str] = Counter()
+        self.times: Counter[str] = Counter()
+
+    # --- from any thread -----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        self._thread.start()
+
+    def want(self, wanted: dict[int, list[int]]) -> None:
+        """Ask for regions: page -> slots. With --threshold 1, wait until the answers are here."""
+        if not wanted:
+            return
+        self._put(("want", wanted))
+        if self._forced:
+            quiet = threading.Event()
+            self._put(("quiet", quiet))
+            quiet.wait(FORCED_PATIENCE)
+
+    def retire(self, epoch: int, cause: str) -> dict[str, Any]:
+        """Have the translator forget all before `epoch`; what it says it dropped.
+
+        Called at a safe point, after the records are gone. Afterwards no older code is mapped.
+        """
+        settled = threading.Event()
+        self._retired = {}
+        self._put(("retire", epoch, cause, settled))
+        if not self._thread.is_alive() or not settled.wait(RETIRE_PATIENCE):
+            log.warning("retirement_unanswered", epoch=epoch)
+            self._drop_code()
+        return self._retired
+
+    def close(self) -> None:
+        """Say goodbye, end the thread and the child."""
+        self._closing = True
+        if self._thread.is_alive():
+            self._put(("close",))
+            self._thread.join(CLOSE_PATIENCE)
+        self._end_child()
+
+    def summary(self) -> list[str]:
+        """Lines for --stats."""
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(self.counts.items()))
+        done = max(self.counts["published"], 1)
+        times = ", ".join(f"{name} {us / done / 1e3:.1f}" for name, us in self.times.items())
+        return [
+            f"translator: {counts or 'nothing'}",
+            f"  mean milliseconds a region: {times or 'none'}",
+        ]
+
+    @property
+    def child_pid(self) -> int | None:
+        """The process id of the embedded translator, if there is one."""
+        return self._child.pid if self._child is not None else None
+
+    def _put(self, wish: tuple[Any, ...]) -> None:
+        with self._gate:
+            if self._mailbox is None:
+                self._early.append(wish)
+            else:
+                self._mailbox.put(wish)
+
+    # --- the I/O thread ------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            if not self._closing:
+                self._machine.fail(error)
+        finally:
+            self._release(self._settling + self._quiet)
+
+    def _serve(self) -> None:
+        from protocol.session_machine import MachineSession, Offer
+        from protocol.transport import Client, Mailbox, Timers
+
+        if self._options.translator == "embedded":
+            from protocol.transport import private_endpoint
+
+            self._endpoint = private_endpoint()
+            self._start_child()
+        machine = self._machine
+        ram, ctrl = machine.guest.segment, machine.control.segment
+        from protocol.messages import Segment
+
+        offer = Offer(
+            layout_hash=LAYOUT_HASH,
+            isa_hash=isa_hash(),
+            host=os.uname().machine,
+            host_features=(),
+            pid=os.getpid(),
+            ram=Segment(ram.path, ram.size),
+            ram_base=0x8000_0000,
+            ctrl=Segment(ctrl.path, ctrl.size),
+        )
+        self._session: MachineSession = MachineSession(offer, machine.retirement.epoch)
+        self._timers: Timers = Timers()
+        with self._gate:
+            self._mailbox = Mailbox()
+            for wish in self._early:
+                self._mailbox.put(wish)
+        self._client: Client = Client(self._endpoint)
+        self._client.watch(self._mailbox.fileno())
+        self._act(self._session.connect(secrets.randbits(64) or 1))
+        while self._session.state != "closed":
+            ready = self._client.poll(self._timers.wait(POLL_LIMIT))
+            for wish in self._mailbox.take_all():
+                self._obey(wish)
+            if ready.messages:
+                for message in self._client.receive():
+                    if isinstance(message, Exception):
+                        self._act(self._session.garbage(message))
+                    else:
+                        self._act(self._session.receive(message))
+            if ready.disconnected:
+                self._act(self._session.disconnected())
+            for name in self._timers.due():
+                self._act(self._session.timer(name))
+            self._tell_waiters()
+        self._client.close()
+
+    def _tell_waiters(self) -> None:
+        if self._session.settled:
+            self._release(self._settling)
+        if self._session.outstanding == 0:
+            self._release(self._quiet)
+
+    @staticmethod
+    def _release(events: list[threading.Event]) -> None:
+        for event in events:
+            event.set()
+        events.clear()
+
+    def _obey(self, wish: tuple[Any, ...]) -> None:
+        match wish:
+            case ("want", wanted):
+                for page, slots in wanted.items():
+                    self._act(self._session.request(self._stamp(page), slots, 1))
+            case ("quiet", event):
+                self._quiet.append(event)
+            case ("retire", epoch, cause, event):
+                self._settling.append(event)
+                self._act(self._session.retire(epoch, cause))
+                self._drop_code()
+            case ("close",):
+                self._act(self._session.close("machine ended"))
+
+    def _stamp(self, page: int) -> Stamp:
+        words = self._machine.control.words
+        generation = self._machine.records.generation(page)
+        return Stamp(int(words.epoch), int(words.map_generation), page, generation, 0)
+
+    def _act(self, actions: list[MachineAction]) -> None:
+        from protocol import session as s
+
+        for action in actions:
+            match action:
+                case s.Send(message):
+                    if not self._client.send(message):
+                        self._act(self._session.send_failed(message))
+                case s.SetTimer(name, seconds):
+                    self._timers.set(name, seconds)
+                case s.CancelTimer(name):
+                    self._timers.cancel(name)
+                case s.Publish(message):
+                    self.counts["translated"] += 1
+                    self._machine.safe_point.post(lambda m=message: self._publish(m))
+                case s.AttachCode(code, epoch):
+                    self._attach_code(code, epoch)
+                case s.DropCode():
+                    self._drop_code()
+                case s.RetirementDone(message):
+                    self._retired = {
+                        "queued": message.queued,
+                        "running": message.running,
+                        "modules": message.modules,
+                        "live_older": message.live_older,
+                    }
+                case s.RequestRefused(message):
+                    self.counts[f"refused_{message.reason}"] += 1
+                case s.RequestFailed(_, _, reason):
+                    self.counts[f"failed_{reason}"] += 1
+                case s.Dropped(tag, identity, reason):
+                    self.counts[f"dropped_{reason}"] += 1
+                    log.debug("message_dropped", message=tag, id=identity, reason=reason)
+                case s.CodeSpaceFull():
+                    self._post_retirement("code_space_full")
+                case s.TranslatorDead(reason, epoch_needed):
+                    log.warning("translator_lost", reason=reason, epoch=self._session.epoch)
+                    self.counts["lost"] += 1
+                    if epoch_needed:
+                        self._post_retirement("translator_restart")
+                case s.Reconnect():
+                    self._reconnect()
+                case s.Incompatible(text):
+                    raise UserError(text)
+                case _:
+                    log.debug("action_ignored", action=type(action).__name__)
+
+    def _post_retirement(self, cause: str) -> None:
+        epoch = self._machine.retirement.epoch
+
+        def retire() -> None:
+            # Another cause may have bumped the epoch meanwhile: then this is done already.
+            if self._machine.retirement.epoch == epoch:
+                self._machine.retirement.everything(cause)
+
+        self._machine.safe_point.post(retire)
+
+    def _reconnect(self) -> None:
+        from protocol.transport import Client
+
+        assert self._mailbox is not None
+        self._client.close()
+        if self._options.translator == "embedded":
+            self._start_child()
+        self._client = Client(self._endpoint)
+        self._client.watch(self._mailbox.fileno())
+        self._act(self._session.connect(secrets.randbits(64) or 1))
+
+    # --- code ------------------------------------------------------------------------------------
+
+    def _attach_code(self, code: Segment, epoch: int) -> None:
+        try:
+            address = native.map_code(code.path, code.size)
+        except OSError as error:
+            log.warning("code_segment_refused", path=code.path, error=str(error))
+            return
+        self._code = (address, code.size, epoch)
+        self.incarnation = self._session.incarnation
+        log.info(
+            "translator_attached",
+            epoch=epoch,
+            incarnation=f"{self.incarnation:016x}",
+            pid=self._session.translator_pid,
+            backend=self._session.backend,
+        )
+
+    def _drop_code(self) -> None:
+        code, self._code = self._code, None
+        if code is not None:
+            native.unmap(code[0], code[1])
+
+    def _publish(self, message: Translated) -> None:
+        """Check and store, at a safe point."""
+        machine = self._machine
+        records = machine.records
+        words = machine.control.words
+        page = message.page
+        now = Now(int(words.epoch), int(words.map_generation), records.generation(page))
+        code = self._code
+        with machine.lock:
+            why = stale_reason(message.stamp, now)
+            if why is None and (code is None or code[2] != message.epoch):
+                why = "segment"
+            if why is None:
+                content = machine.guest.page_bytes(page)
+                if identity_of(content, message.spans) != message.identity:
+                    why = "bytes"
+            if why is not None:
+                self.counts[f"late_{why}"] += 1
+                return
+            assert code is not None
+            entries = [(slot, code[0] + offset) for slot, offset in message.entries]
+            if records.publish(page, message.lines, entries) is None:
+                self.counts["late_records"] += 1
+                return
+        self.counts["published"] += 1
+        self.counts["instructions"] += message.instructions
+        for name, microseconds in message.timings._asdict().items():
+            self.times[name] += microseconds
+        log.info("region_published", id=message.id, page=page, entries=len(entries))
+
+    # --- the child -------------------------------------------------------------------------------
+
+    def _start_child(self) -> None:
+        self._end_child()
+        command = [sys.executable, "-m", "jit_proc", "--endpoint", self._endpoint]
+        command += ["--parent", str(os.getpid())]
+        if self._options.log_json:
+            command.append("--log-json")
+        try:
+            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        except OSError as error:
+            log.warning("translator_not_started", error=str(error))
+            return
+        log.info("translator_started", pid=self._child.pid)
+
+    def _end_child(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        with contextlib.suppress(OSError):
+            child.terminate()
+        try:
+            child.wait(CLOSE_PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

@@ -1,0 +1,202 @@
+"""`python -m jit_proc`, also `coldboot translator`: start the translator service.
+
+The problem: run for itself, for a service manager, or as the child of one machine, it must say
+clearly what is wrong with what it was asked, come up fast, and end when it is told to or when its
+machine is gone.
+
+Invariant: a `UserError` is one line and exit status 2; llvmlite is imported by workers alone.
+
+Read next: `service.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from protocol import logs
+from protocol.errors import USER_ERROR_EXIT, UserError
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are UserErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"translator: {message}; see `coldboot translator --help`")
+
+
+def size(text: str) -> int:
+    """Bytes of a size like 65536, 64M or 1G. Raises ArgumentTypeError."""
+    match = re.fullmatch(r"([0-9]{1,15})([KMG]?)", text.upper())
+    if match is None or int(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: write 65536, 512K, 64M or 1G")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _code_space(text: str) -> int:
+    value = size(text)
+    if not 64 << 10 <= value <= 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: 64K to 2G")
+    return value
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 64:
+        raise argparse.ArgumentTypeError(f"{text!r} workers: 1 to 64 are possible")
+    return int(text)
+
+
+def _nice(text: str) -> int:
+    if not text.isdecimal() or int(text) > 19:
+        raise argparse.ArgumentTypeError(f"niceness {text!r}: 0 to 19 are possible")
+    return int(text)
+
+
+def default_workers() -> int:
+    """Half the CPUs, from 1 to 4: harts and translators share the machine."""
+    return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="coldboot translator",
+        description="Translate guests' code for machines on this host.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--endpoint",
+        metavar="ENDPOINT",
+        help="where to listen: ipc:///FOLDER/NAME or tcp://127.0.0.1:PORT"
+        " (default: the user's runtime folder)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        default=default_workers(),
+        metavar="N",
+        help="processes that compile (default %(default)s)",
+    )
+    parser.add_argument(
+        "--code-space",
+        type=_code_space,
+        default=64 << 20,
+        metavar="SIZE",
+        help="bytes of code a machine may have at a time (default 64M)",
+    )
+    parser.add_argument(
+        "--build-engine",
+        action="store_true",
+        help="build the tier-0 engine into the cache if it is missing, print its path, and end",
+    )
+    parser.add_argument(
+        "--nice", type=_nice, default=5, metavar="N", help="workers' niceness (default %(default)s)"
+    )
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="where engines are kept")
+    parser.add_argument(
+        "--log-json", action="store_true", help="log JSON objects, one a line, to standard error"
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=list(logs.LEVELS),
+        help="least level to log (default info; warning with --parent)",
+    )
+    parser.add_argument(
+        "--parent", type=int, metavar="PID", help="end with this process, which started us"
+    )
+    parser.add_argument("--lifter", metavar="MODULE:FUNCTION", help=argparse.SUPPRESS)
+    parser.add_argument("--engine", metavar="MODULE:FUNCTION", help=argparse.SUPPRESS)
+    return parser
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Parse `arguments` and serve. Raises UserError."""
+    asked = _parser().parse_args(arguments)
+    if asked.parent is not None:
+        from jit_proc.process import die_with_parent
+
+        die_with_parent(asked.parent)
+    level = asked.log_level or ("warning" if asked.parent is not None else "info")
+    logs.configure(json=asked.log_json, level=level)
+
+    from jit_proc.service import Options
+
+    chosen = {
+        name: value
+        for name in ("endpoint", "workers", "code_space", "nice", "cache", "lifter", "engine")
+        if (value := getattr(asked, name)) is not None
+    }
+    options = Options(**chosen)
+    return _build_engine(options) if asked.build_engine else _serve(options)
+
+
+def _serve(options: object) -> int:
+    from jit_proc.service import Broker, Options
+
+    assert isinstance(options, Options)
+    broker = Broker(options)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: broker.stop(signal.Signals(received).name))
+    log = logs.get_logger("translator")
+    log.info("service_started", endpoint=broker.server.endpoint, workers=options.workers)
+    try:
+        broker.run()
+    finally:
+        broker.close()
+    log.info("service_stopped", pid=os.getpid())
+    return 0
+
+
+def _build_engine(options: object) -> int:
+    """Build the engine if it is not in the cache, and print where it is."""
+    from jit_proc import service
+    from jit_proc.job import EngineJob
+    from jit_proc.store import EngineStore
+    from protocol.engine_image import EngineImageError
+
+    assert isinstance(options, service.Options)
+    key = service.current_engine_key()
+    store = EngineStore(options.cache)
+    image = store.find(key)
+    if image is not None:
+        print(image.path)
+        return 0
+    pool = service.make_pool(options)
+    pool.start()
+    try:
+        pool.submit(1, EngineJob())
+        results = pool.collect()
+        while not results:
+            due = pool.deadline()
+            wait = 60.0 if due is None else max(0.0, due - time.monotonic())
+            select.select(pool.filenos(), [], [], wait)
+            results = pool.collect()
+        path = service.keep_engine(store, key, results[0].outcome, lasting=True)
+    except EngineImageError as error:
+        raise UserError(str(error)) from error
+    finally:
+        pool.close()
+        store.close()
+    print(path)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: the exit status; a UserError is one line and status 2."""
+    try:
+        return run(arguments)
+    except UserError as error:
+        print(f"coldboot: {error.text}", file=sys.stderr)
+        return USER_ERROR_EXIT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,506 @@
+"""The lifter: a stretch of guest code to one LLVM function, a region.
+
+The problem: tier 0 pays for every instruction a jump through its record and its registers' way
+through memory. A region is many blocks of one page as one function, with guest registers in SSA
+values and loops inside.
+
+How control and state stand:
+
+- A region has a handler's signature (`handlers.PARAMS`) and is entered through a record; which of its
+  entries is meant, the record's own place tells. It depends on no address: pc is the page's virtual
+  address, worked out from record and bias, plus an offset.
+- **Write-through**: a guest register that is written is stored to the hart at once, and read from SSA.
+  So at every instruction the hart in memory is exact, and a region can leave anywhere with nothing to
+  write back but `count`.
+- What a region cannot do (a TLB miss that is a fault or a device, a store over code, an instruction
+  that is not a handler's) it leaves to the engine's `execute_one`, before it has changed anything.
+- Every cycle - a back edge, a way out - compares `count` with `hart.limit`.
+
+Nothing of the hart's state is baked into the code but that FS is Dirty and frm valid, where floating
+point is used; that is checked at the entry.
+
+Invariants: translating is a pure function of the job; bytes outside `spans` had no influence.
+Guest accesses are volatile: one load or store each, in order, never hoisted out of a spin loop.
+
+Read next: `handlers.py` (`ValueEmitter`), `worker.py` (who calls `translate`).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from jit_proc import fp
+from jit_proc.cold import ColdEmitter
+from jit_proc.emit import is_literal, literal
+from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY, ValueEmitter, is_hot, lookup
+from jit_proc.job import Job, Translation, Untranslatable
+from protocol.layout import HART, LINE_SIZE, PAGE_SIZE, RECORD_ARRAY_STRIDE
+from protocol.messages import MAX_ENTRIES
+from protocol.riscv import isa
+from protocol.riscv.isa import Decoded
+from protocol.riscv.language import FP_BUILTINS, Function
+
+MAX_INSTRUCTIONS = 160
+_SPAN_LIMIT = 60  # a region of more pieces than the message holds is cut short
+_LIKELY_NOT = ", !prof !1"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One instruction of the page: where, what, and whether a region can hold it."""
+
+    offset: int
+    decoded: Decoded | None
+    liftable: bool
+
+    @property
+    def end(self) -> int:
+        return self.offset + (self.decoded.length if self.decoded is not None else 2)
+
+    @property
+    def target(self) -> int | None:
+        """Offset of a direct transfer's target relative to the page."""
+        if self.decoded is None or "branch" not in self.decoded.instruction.semantics.builtins:
+            return None
+        return self.offset + self.decoded.operands["imm"]
+
+    @property
+    def ends_block(self) -> bool:
+        """Whether control never simply goes on to the next instruction."""
+        if self.decoded is None:
+            return True
+        semantics = self.decoded.instruction.semantics
+        return "jump" in semantics.builtins or (
+            "branch" in semantics.builtins and semantics.name in ("jal", "jalr")
+        )
+
+    @property
+    def links(self) -> bool:
+        """Whether it is a call: control is likely to come back behind it."""
+        if self.decoded is None or not self.ends_block:
+            return False
+        return self.decoded.operands.get("rd", 0) in (1, 5)
+
+
+@functools.cache
+def _liftable(function: Function) -> bool:
+    return is_hot(function)
+
+
+def read_site(content: bytes, offset: int) -> Site:
+    """Decode the instruction at an offset of the page."""
+    raw = int.from_bytes(content[offset : offset + 4], "little")
+    if raw & 3 == 3 and offset + 4 > PAGE_SIZE:
+        return Site(offset, None, False)
+    decoded = isa.decode(raw)
+    if decoded is None:
+        return Site(offset, None, False)
+    return Site(offset, decoded, _liftable(decoded.instruction.semantics))
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a region consists of: its sites by offset, where it can be entered, where blocks begin."""
+
+    sites: dict[int, Site]
+    entries: list[int]
+    leaders: set[int]
+
+
+def select(content: bytes, entries: tuple[int, ...]) -> Selection:
+    """Choose the instructions of a region: from the entries along direct control flow, in the page.
+
+    Nearest first, so that loops are whole before far code is begun. Besides the entries asked for,
+    those where control is likely to come back from outside become entries: behind calls and behind
+    instructions left to tier 0, and the heads of loops.
+    """
+    sites: dict[int, Site] = {}
+    wanted = [2 * slot for slot in entries]
+    extra: dict[int, None] = {}
+    leaders = set(wanted)
+    pending = list(wanted)
+    while pending and len(sites) < MAX_INSTRUCTIONS:
+        offset = pending.pop(0)
+        while offset < PAGE_SIZE and offset not in sites and len(sites) < MAX_INSTRUCTIONS:
+            site = read_site(content, offset)
+            sites[offset] = site
+            target = site.target
+            if target is not None and 0 <= target < PAGE_SIZE and target % 2 == 0:
+                leaders.add(target)
+                pending.append(target)
+                if target <= offset:
+                    extra[target] = None
+            following = site.end
+            if not site.liftable or site.links:
+                extra[following] = None
+            if site.decoded is None:
+                break
+            if site.ends_block:
+                if site.links:
+                    pending.append(following)
+                break
+            if target is not None or not site.liftable:
+                leaders.add(following)
+            offset = following
+    chosen = [o for o in dict.fromkeys([*wanted, *extra]) if o in sites and sites[o].liftable]
+    chosen = sorted(chosen[:MAX_ENTRIES])
+    return Selection(sites, chosen, leaders | set(chosen))
+
+
+class RegionEmitter(ValueEmitter):
+    """Emits one region."""
+
+    def __init__(self, selection: Selection) -> None:
+        super().__init__()
+        self.selection = selection
+        self.site = next(iter(selection.sites.values()))
+        self.pending = 0  # instructions retired in this block so far
+        self.registers: dict[str, str] = {}  # "x5" -> its alloca
+        self.float_ops: set[str] = set()
+        self.routines: dict[str, Function] = {}
+        self.exits: dict[str, list[tuple[str, str, str]]] = {"slow": [], "near": [], "far": []}
+        self._slow = ""
+
+    # --- the whole ---------------------------------------------------------------------------
+
+    def define(self) -> str:
+        """The region's function, named `region`."""
+        order = sorted(self.selection.sites)
+        for offset in order:
+            self.emit_site(self.selection.sites[offset])
+        body, self.lines = self.lines, []
+        self.done = False
+        self.emit_entry()
+        self.lines += body
+        self.emit_exits()
+        attributes = "nounwind strictfp" if self.float_ops else "nounwind"
+        # The entry block comes first; allocas stand in it.
+        return "\n".join([
+            f"define hidden preserve_nonecc void @region({PARAMS}) {attributes} {{",
+            "entry:",
+            *self.allocas,
+            *self.lines,
+            "}",
+        ])
+
+    def emit_entry(self) -> None:
+        """Load the registers, check what is assumed, go to the block that was meant."""
+        self.allocas.append("  %counter = alloca i64")
+        record = self.value("ptrtoint ptr %record to i64")
+        self.emit(f"%base = and i64 {record}, {-RECORD_ARRAY_STRIDE}")
+        shifted = self.binary("lshr", "%base", "3")
+        self.emit(f"%page = add i64 {shifted}, %bias")
+        self.emit("store i64 %count, ptr %counter")
+        for name, slot in self.registers.items():
+            self.allocas.append(f"  {slot} = alloca i64")
+            place = self.field(name[0], int(name[1:]))
+            self.emit(f"store i64 {self.load_word(place)}, ptr {slot}")
+        self.emit(f"%frm = load i64, ptr {self.field('frm')}")
+        if self.float_ops:
+            status = self.binary("and", self.read_field("mstatus"), str(3 << 13))
+            dirty = self.compare("eq", status, str(3 << 13))
+            known = self.compare("ult", "%frm", "4")
+            good, bad = self.new_label(), self.new_label()
+            self.branch_if(self.logical("&", dirty, known), good, bad, UNLIKELY)
+            self.label(bad)
+            self.leave_to("execute_one", "%record", "%count")
+            self.label(good)
+        entries = self.selection.entries
+        inside = self.binary("and", record, str(RECORD_ARRAY_STRIDE - 1))
+        offset = self.binary("lshr", inside, "3")
+        cases = " ".join(f"i64 {o}, label %b{o}" for o in entries[1:])
+        self.terminate(f"switch i64 {offset}, label %b{entries[0]} [ {cases} ]")
+
+    def emit_site(self, site: Site) -> None:
+        """One instruction; begins a block where one begins."""
+        if site.offset in self.selection.leaders or self.done or not self.lines:
+            if not self.done and self.lines:
+                self.settle_count()
+                self.jump_to(f"b{site.offset}")
+            self.label(f"b{site.offset}")
+            self.pending = 0
+        self.site = site
+        self._slow = ""
+        if not site.liftable or site.decoded is None:
+            self.leave("slow", literal(site.offset))
+            return
+        function = site.decoded.instruction.semantics
+        operands = {p: literal(v) for p, v in site.decoded.operands.items()}
+        self.note_callees(function)
+        self.body(function, operands)
+        if not self.done:
+            self.pending += 1
+            if site.end not in self.selection.sites:
+                self.go(site.end)
+            elif not self.is_next(site):
+                self.settle_count()
+                self.jump_to(f"b{site.end}")
+        if self._slow:
+            continued = self.done
+            after = self.new_label()
+            if not continued:
+                self.jump_to(after)
+            self.label(self._slow)
+            self.pending -= 0 if continued else 1
+            self.leave("slow", literal(site.offset))
+            self.pending += 0 if continued else 1
+            if not continued:
+                self.label(after)
+
+    def is_next(self, site: Site) -> bool:
+        """Whether the next site in the order of emission is the one behind it."""
+        return not any(site.offset < o < site.end for o in self.selection.sites)
+
+    def note_callees(self, function: Function) -> None:
+        self.float_ops |= function.builtins & FP_BUILTINS
+        if any(c.name in GUARDS for c in function.callees):
+            self.float_ops |= {""}
+        pending = [c for c in function.callees if c.name not in GUARDS]
+        while pending:
+            routine = pending.pop()
+            self.routines[routine.name] = routine
+            self.float_ops |= routine.builtins & FP_BUILTINS
+            pending += routine.callees
+
+    # --- counting and leaving ------------------------------------------------------------------
+
+    def counted(self, extra: int = 0) -> str:
+        """`count` as it is now, plus `extra`."""
+        value = self.value("load i64, ptr %counter")
+        return self.binary("add", value, str(self.pending + extra))
+
+    def settle_count(self, extra: int = 0) -> None:
+        """At the end of a block: put what it retired into the counter."""
+        if self.pending + extra:
+            self.emit(f"store i64 {self.counted(extra)}, ptr %counter")
+
+    def leave(self, how: str, where: str, extra: int = 0) -> None:
+        """Go to a common way out: "slow" and "near" take an offset, "far" an address."""
+        count = self.counted(extra)
+        self.exits[how].append((self.label_name, where, count))
+        self.jump_to(f"exit_{how}")
+
+    def go(self, offset: int, extra: int = 0) -> None:
+        """Go on at an offset of the page that may lie outside of it."""
+        if 0 <= offset < PAGE_SIZE:
+            self.leave("near", literal(offset), extra)
+        else:
+            self.leave("far", self.binary("add", "%page", literal(offset)), extra)
+
+    def leave_to(self, helper: str, record: str, count: str, bias: str = "%bias") -> None:
+        place = self.value(f"load ptr, ptr {self.field(helper)}")
+        self.tail_call(place, record, count, bias)
+
+    def tail_call(self, target: str, record: str, count: str, bias: str) -> None:
+        self.emit(
+            f"musttail call preserve_nonecc void {target}(ptr %hart, ptr {record}, i64 {bias}, "
+            f"i64 {count}, ptr %tlb)"
+        )
+        self.terminate("ret void")
+
+    def record_at(self, offset: str) -> str:
+        place = self.binary("add", "%base", self.binary("shl", offset, "3"))
+        return self.pointer(place)
+
+    def emit_exits(self) -> None:
+        for how, sources in self.exits.items():
+            if not sources:
+                continue
+            self.label(f"exit_{how}")
+            wheres = ", ".join(f"[ {where}, %{block} ]" for block, where, _ in sources)
+            counts = ", ".join(f"[ {count}, %{block} ]" for block, _, count in sources)
+            where = self.value(f"phi i64 {wheres}")
+            count = self.value(f"phi i64 {counts}")
+            if how == "slow":
+                self.leave_to("execute_one", self.record_at(where), count)
+                continue
+            look, on = self.new_label(), self.new_label()
+            self.branch_if(self.due(count), look, on, _LIKELY_NOT)
+            self.label(look)
+            address = where if how == "far" else self.binary("add", "%page", where)
+            self.leave_to("far_jump", self.pointer(address), count, "0")
+            self.label(on)
+            bias = "%bias"
+            if how == "near":
+                record = self.record_at(where)
+            else:
+                record, bias = self.find(where, count)
+            self.tail_call(self.value(f"load ptr, ptr {record}"), record, count, bias)
+
+    def find(self, address: str, count: str) -> tuple[str, str]:
+        """The record of an address by the fetch TLB; a miss leaves to the engine."""
+        return lookup(self, address, count, far_jump=self.value(f"load ptr, ptr {self.field('far_jump')}"))
+
+    def due(self, count: str) -> str:
+        limit = self.value(f"load atomic i64, ptr {self.field('limit')} monotonic, align 8")
+        return self.compare("uge", count, limit)
+
+    # --- what an instruction needs -------------------------------------------------------------
+
+    def slow_label(self) -> str:
+        self._slow = self._slow or self.new_label()
+        return self._slow
+
+    def converts(self) -> bool:
+        assert self.site.decoded is not None
+        builtins = self.site.decoded.instruction.semantics.builtins
+        return any("_to_i" in b or "_to_u" in b for b in builtins)
+
+    def fp_control(self) -> str:
+        return "%frm"
+
+    def call_routine(self, function: Function, args: tuple[str, ...] | list[str]) -> str:  # type: ignore[override]
+        if function.name in ("requires_fp", "check_fp"):
+            return ""  # checked at the entry
+        if function.name == "rounding":
+            mode = args[0]
+            if mode == "7":
+                return "%frm"
+            if not self.converts():
+                self.guard(self.compare("eq", "%frm", mode))
+            return mode
+        return super().call_routine(function, args)
+
+    def guard(self, condition: str) -> None:
+        if condition != "true":
+            super().guard(condition)
+
+    def compare(self, predicate: str, a: str, b: str, type_: str = "i64") -> str:
+        if predicate == "eq" and is_literal(a) and is_literal(b):
+            return "true" if a == b else "false"
+        return super().compare(predicate, a, b, type_)
+
+    def _slot(self, name: str) -> str:
+        return self.registers.setdefault(name, f"%r.{name}")
+
+    def read_register(self, file: str, index: str) -> str:
+        if file == "X" and index == "0":
+            return "0"
+        return self.value(f"load i64, ptr {self._slot(file.lower() + index)}")
+
+    def write_register(self, file: str, index: str, value: str) -> None:
+        if file == "X" and index == "0":
+            return
+        self.emit(f"store i64 {value}, ptr {self._slot(file.lower() + index)}")
+        self.store_word(value, self.field(file.lower(), int(index)))
+
+    def special(self, name: str) -> str:
+        assert self.site.decoded is not None
+        if name == "length":
+            return str(self.site.decoded.length)
+        assert name == "pc"
+        return self.binary("add", "%page", literal(self.site.offset))
+
+    def b_branch(self, offset: str) -> None:
+        target = self.site.offset + int(offset)
+        if target not in self.selection.sites:
+            self.go(target, 1)
+            return
+        self.settle_count(1)
+        if target <= self.site.offset:
+            count = self.value("load i64, ptr %counter")
+            on, look = self.new_label(), self.new_label()
+            self.branch_if(self.due(count), look, on, _LIKELY_NOT)
+            self.label(look)
+            # `near` looks at the limit itself, and finds it reached.
+            self.exits["near"].append((self.label_name, literal(target), count))
+            self.jump_to("exit_near")
+            self.label(on)
+        self.jump_to(f"b{target}")
+
+    def b_jump(self, target: str) -> None:
+        self.leave("far", target, 1)
+
+    # --- memory ----------------------------------------------------------------------------
+
+    def place(self, address: str, size: str, tag: str, helper: str) -> str:
+        """Host pointer for an access: by the TLB, or by the engine's slow path."""
+        condition, entry = self.hit(address, int(size), tag)
+        hit, miss, after = self.new_label(), self.new_label(), self.new_label()
+        self.branch_if(condition, hit, miss, UNLIKELY)
+        self.label(hit)
+        addend = self.load_word(self.address(entry, 16))
+        fast = self.binary("add", address, addend)
+        self.jump_to(after)
+        self.label(miss)
+        function = self.value(f"load ptr, ptr {self.field(helper)}")
+        slow = self.value(f"call preserve_mostcc i64 {function}(ptr %hart, i64 {address}, i64 {size})")
+        self.branch_if(self.compare("eq", slow, "0"), self.slow_label(), after, _LIKELY_NOT)
+        self.label(after)
+        return self.pointer(self.value(f"phi i64 [ {fast}, %{hit} ], [ {slow}, %{miss} ]"))
+
+    def b_load(self, address: str, size: str) -> str:
+        pointer = self.place(address, size, "read_tag", "tlb_load")
+        width = 8 * int(size)
+        value = self.value(f"load volatile i{width}, ptr {pointer}, align 1")
+        return value if width == 64 else self.value(f"zext i{width} {value} to i64")
+
+    def b_store(self, address: str, value: str, size: str) -> None:
+        pointer = self.place(address, size, "write_tag", "tlb_store")
+        width = 8 * int(size)
+        if width < 64:
+            value = self.value(f"trunc i64 {value} to i{width}")
+        self.emit(f"store volatile i{width} {value}, ptr {pointer}, align 1")
+
+    def b_raise_flags(self, bits: str) -> None:
+        old = self.read_field("fflags")
+        self.write_field("fflags", self.value(f"or i64 {old}, {bits}"))
+
+
+@functools.cache
+def _routine_text(function: Function) -> str:
+    text = ColdEmitter(function).define()
+    return text.replace(" nounwind {", " nounwind strictfp alwaysinline {", 1)
+
+
+_PRELUDE = """
+declare i64 @llvm.ctlz.i64(i64, i1)
+declare i64 @llvm.cttz.i64(i64, i1)
+declare i64 @llvm.ctpop.i64(i64)
+declare i64 @llvm.bswap.i64(i64)
+!0 = !{!"branch_weights", i32 2000, i32 1}
+!1 = !{!"branch_weights", i32 1, i32 2000}
+"""
+
+
+def spans_of(sites: dict[int, Site]) -> tuple[tuple[int, int], ...]:
+    """The code bytes of the sites as (offset, length), ascending and not touching."""
+    spans: list[list[int]] = []
+    for offset in sorted(sites):
+        end = min(sites[offset].end, PAGE_SIZE)
+        if spans and offset <= spans[-1][1]:
+            spans[-1][1] = max(spans[-1][1], end)
+        else:
+            spans.append([offset, end])
+    return tuple((start, end - start) for start, end in spans)
+
+
+def translate(job: Job) -> Translation:
+    """Lift a job to IR. Raises Untranslatable when there is nothing to lift at its entries."""
+    isa.load_all()
+    selection = select(job.content, job.entries)
+    if not selection.entries:
+        raise Untranslatable("unsupported", "no instruction at the entries can stand in a region")
+    emitter = RegionEmitter(selection)
+    text = emitter.define()
+    parts = {_PRELUDE: None, text: None}
+    for op in sorted(emitter.float_ops - {""}):
+        parts |= dict.fromkeys(fp.inline_parts(op))
+    parts |= {_routine_text(r): None for r in emitter.routines.values()}
+    spans = spans_of(selection.sites)
+    lines = 0
+    for offset, length in spans:
+        for line in range(offset // LINE_SIZE, (offset + length - 1) // LINE_SIZE + 1):
+            lines |= 1 << line
+    return Translation(
+        ir="\n".join(parts),
+        entries={offset // 2: "region" for offset in selection.entries},
+        spans=spans,
+        lines=lines,
+        instructions=len(selection.sites),
+        passes=(*(("always-inline",) if emitter.routines or emitter.float_ops else ()), "sroa", "instcombine", "simplifycfg"),
+    )
+
+
+assert HART.offset("x") == 0

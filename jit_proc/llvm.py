@@ -1,0 +1,217 @@
+"""LLVM at arm's length: textual IR in, an ELF object out.
+
+The problem: everything native comes from LLVM through llvmlite, whose initialisation, pass
+managers and fatal errors must not spread through the translator. This module is the only one that
+imports llvmlite, and only workers import it: the import alone takes a quarter of a second, and **a
+code generation error ends the process** ("ran out of registers", an unreachable path, inline
+assembly without an assembly parser). Whoever calls `compile_ir` must be expendable (see
+`worker.py` and `pool.py`).
+
+Invariants:
+
+- Objects are position independent (`reloc='pic'`, small code model), so that `link.py` meets only
+  PC32 and PLT32 relocations and a linked image may be mapped at any address.
+- `identity()` names all that decides what code comes out besides the IR and the options. It is
+  part of every key under which translated code is kept.
+- Errors in the IR are `IRError`, raised before code generation starts: the module is parsed and
+  verified first.
+
+Read next: `link.py` (places the object), `worker.py` (who calls this).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import llvmlite.binding as binding
+
+DEFAULT_PASSES = ("sroa", "instcombine", "simplifycfg")
+DEFAULT_LEVEL = 1
+
+# LLVM's names for the passes, as `opt -passes=` spells them, and llvmlite's methods that add them.
+_PASS_METHODS = {
+    "adce": "add_aggressive_dce_pass",
+    "aggressive-instcombine": "add_aggressive_instcombine_pass",
+    "always-inline": "add_always_inliner_pass",
+    "dce": "add_dead_code_elimination_pass",
+    "dse": "add_dead_store_elimination_pass",
+    "globaldce": "add_global_dead_code_eliminate_pass",
+    "instcombine": "add_instruction_combine_pass",
+    "jump-threading": "add_jump_threading_pass",
+    "lcssa": "add_lcssa_pass",
+    "loop-deletion": "add_loop_deletion_pass",
+    "loop-rotate": "add_loop_rotate_pass",
+    "loop-simplify": "add_loop_simplify_pass",
+    "memcpyopt": "add_mem_copy_opt_pass",
+    "mergefunc": "add_merge_functions_pass",
+    "newgvn": "add_new_gvn_pass",
+    "reassociate": "add_reassociate_pass",
+    "sccp": "add_sccp_pass",
+    "simplifycfg": "add_simplify_cfg_pass",
+    "sink": "add_sinking_pass",
+    "sroa": "add_sroa_pass",
+}
+
+
+class IRError(Exception):
+    """The IR text does not parse or verify, or names an unknown pass; the message is LLVM's, with
+    its line.
+    """
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds of wall time each phase took."""
+
+    parse: float
+    verify: float
+    optimize: float
+    codegen: float
+
+    @property
+    def total(self) -> float:
+        """All phases together, in milliseconds."""
+        return self.parse + self.verify + self.optimize + self.codegen
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An ELF x86-64 relocatable object and what it cost."""
+
+    elf: bytes
+    timings: Timings
+
+
+@cache
+def _initialize() -> None:
+    """Prepare the host's target once a process; the assembly parser too, or inline assembly would
+    end the process.
+    """
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    binding.initialize_native_asmparser()
+
+
+def host_cpu() -> tuple[str, str]:
+    """LLVM's name for the host's CPU and its feature string (`+avx2,-avx512f,...`, sorted)."""
+    _initialize()
+    features = binding.get_host_cpu_features()
+    return binding.get_host_cpu_name(), features.flatten(sort=True)
+
+
+@cache
+def target_machine(level: int = DEFAULT_LEVEL) -> Any:
+    """The host's TargetMachine for codegen `level` 0 to 3 (position independent, small code
+    model); one a level.
+    """
+    cpu, features = host_cpu()
+    target = binding.Target.from_default_triple()
+    return target.create_target_machine(
+        cpu=cpu, features=features, opt=level, reloc="pic", codemodel="small"
+    )
+
+
+@cache
+def identity() -> str:
+    """What decides the code besides IR and options: LLVM's version, the CPU's name and its
+    features.
+    """
+    version = ".".join(str(part) for part in binding.llvm_version_info)
+    return "/".join(("llvm-" + version, *host_cpu()))
+
+
+def set_llvm_option(option: str) -> None:
+    """Set one of LLVM's command-line options for the whole process, e.g. `--use-registers-for-
+    deopt-values`.
+    """
+    binding.set_option("", option)
+
+
+def compile_ir(
+    text: str, passes: Sequence[str] = DEFAULT_PASSES, level: int = DEFAULT_LEVEL
+) -> Compiled:
+    """Compile IR `text` for this host: run `passes` in order over the module, then generate code
+    at `level` 0 to 3.
+
+    Raises IRError when the text is wrong or a pass is unknown. An error in code generation ends
+    the process.
+    """
+    methods = [_pass_method(name) for name in passes]
+    start = time.perf_counter()
+    module = _parse(text)
+    with module:
+        parsed = time.perf_counter()
+        _verify(module)
+        verified = time.perf_counter()
+        _optimize(module, methods)
+        optimized = time.perf_counter()
+        elf: bytes = target_machine(level).emit_object(module)
+    emitted = time.perf_counter()
+    return Compiled(
+        elf=elf,
+        timings=Timings(
+            parse=(parsed - start) * 1e3,
+            verify=(verified - parsed) * 1e3,
+            optimize=(optimized - verified) * 1e3,
+            codegen=(emitted - optimized) * 1e3,
+        ),
+    )
+
+
+def optimize_ir(text: str, passes: Sequence[str] = DEFAULT_PASSES) -> str:
+    """The IR after `passes`, as text: for golden files and for people who look at what LLVM made
+    of it.
+    """
+    methods = [_pass_method(name) for name in passes]
+    with _parse(text) as module:
+        _verify(module)
+        _optimize(module, methods)
+        return str(module)
+
+
+def emit_assembly(text: str, level: int = DEFAULT_LEVEL) -> str:
+    """The host assembly of IR `text` as it stands (run `optimize_ir` first), for golden files and
+    for reading.
+    """
+    with _parse(text) as module:
+        _verify(module)
+        assembly: str = target_machine(level).emit_assembly(module)
+    return assembly
+
+
+def _parse(text: str) -> Any:
+    _initialize()
+    try:
+        return binding.parse_assembly(text)
+    except RuntimeError as error:
+        raise IRError(str(error).strip()) from error
+
+
+def _verify(module: Any) -> None:
+    try:
+        module.verify()
+    except RuntimeError as error:
+        raise IRError(str(error).strip()) from error
+
+
+def _optimize(module: Any, methods: Sequence[str]) -> None:
+    if not methods:
+        return
+    options = binding.create_pipeline_tuning_options()
+    builder = binding.create_pass_builder(target_machine(), options)
+    manager = binding.create_new_module_pass_manager()
+    for method in methods:
+        getattr(manager, method)()
+    manager.run(module, builder)
+
+
+def _pass_method(name: str) -> str:
+    try:
+        return _PASS_METHODS[name]
+    except KeyError:
+        known = ", ".join(sorted(_PASS_METHODS))
+        raise IRError(f"unknown LLVM pass {name!r}; known are: {known}") from None

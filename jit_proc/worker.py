@@ -1,0 +1,133 @@
+"""A worker: does one job after another with LLVM, and may die of any of them.
+
+The problem: LLVM ends the process on errors in code generation and holds one lock for all, so
+translating in parallel and surviving both need processes of their own. A worker keeps nothing from
+one job to the next that could change a result: job in, outcome out.
+
+Invariants:
+
+- It reads frames from standard input and writes frames to what was standard output (`job.py`);
+  whatever else prints goes to standard error, which the pool reads.
+- A job's own failure (a lifter's refusal, IR that does not verify, an image that cannot be linked,
+  a bug in the lifter) is an outcome, not an end. Only LLVM ends it, or a kill.
+- It ends with its broker: end of input, or the parent-death signal while LLVM works.
+- It gives way to the machine: `nice` is raised before the first job. On two cores a guest's hart
+  runs on undisturbed while its code is being made (`--nice 0` to measure without).
+
+Run as `python -m jit_proc.worker`; only `pool.py` has a reason to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from jit_proc.job import (
+    AnyJob,
+    EngineBuilt,
+    EngineJob,
+    Frames,
+    Job,
+    Outcome,
+    Ready,
+    Refusal,
+    Region,
+    Translation,
+    Untranslatable,
+    encode,
+)
+from jit_proc.process import die_with_parent
+
+DEFAULT_LIFTER = "jit_proc.lift:translate"
+DEFAULT_ENGINE = "jit_proc.engine:build"
+DEFAULT_NICE = 5
+
+Lifter = Callable[[Job], Translation]
+EngineBuilder = Callable[[], "tuple[bytes, dict[str, int]]"]
+
+
+def perform(job: AnyJob, lifter: str = DEFAULT_LIFTER, engine: str = DEFAULT_ENGINE) -> Outcome:
+    """Do one job. Everything that goes wrong short of the process's end becomes a Refusal."""
+    try:
+        if isinstance(job, EngineJob):
+            build: EngineBuilder = resolve(engine)
+            return EngineBuilt(*build())
+        return _translate(job, resolve(lifter))
+    except Untranslatable as refusal:
+        return Refusal(refusal.reason, refusal.text)
+    except Exception as error:
+        traceback.print_exc()
+        return Refusal("compiler_failed", f"{type(error).__name__}: {error}"[:1000])
+
+
+def _translate(job: Job, lift: Lifter) -> Outcome:
+    from jit_proc.link import link
+    from jit_proc.llvm import compile_ir
+
+    start = time.perf_counter_ns()
+    translation = lift(job)
+    lifted = time.perf_counter_ns()
+    elf = compile_ir(translation.ir, translation.passes, translation.level).elf
+    compiled = time.perf_counter_ns()
+    image = link(elf)
+    entries = tuple(
+        (slot, image.symbols[name]) for slot, name in sorted(translation.entries.items())
+    )
+    linked = time.perf_counter_ns()
+    return Region(
+        code=image.code,
+        entries=entries,
+        spans=translation.spans,
+        lines=translation.lines,
+        instructions=translation.instructions,
+        lift_us=(lifted - start) // 1000,
+        compile_us=(compiled - lifted) // 1000,
+        link_us=(linked - compiled) // 1000,
+    )
+
+
+def resolve(name: str) -> Any:
+    """The function called `module:function`. Raises ImportError or AttributeError."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def serve(source: int, sink: BinaryIO, lifter: str, engine: str) -> None:
+    """Answer jobs from the descriptor `source` on `sink` until the end of input."""
+    from jit_proc.llvm import identity
+
+    sink.write(encode(Ready(identity())))
+    frames = Frames()
+    while data := os.read(source, 1 << 16):
+        for job in frames.feed(data):
+            sink.write(encode(perform(job, lifter, engine)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of the worker process."""
+    parser = argparse.ArgumentParser(prog="python -m jit_proc.worker", description=__doc__)
+    parser.add_argument("--lifter", default=DEFAULT_LIFTER, metavar="MODULE:FUNCTION")
+    parser.add_argument("--engine", default=DEFAULT_ENGINE, metavar="MODULE:FUNCTION")
+    parser.add_argument("--nice", type=int, default=DEFAULT_NICE, metavar="N")
+    parser.add_argument("--parent", type=int, default=os.getppid(), metavar="PID")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the broker to handle
+    die_with_parent(options.parent, signal.SIGKILL)
+    os.nice(options.nice)
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    with contextlib.suppress(BrokenPipeError), open(answers, "wb", buffering=0) as sink:
+        serve(0, sink, options.lifter, options.engine)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

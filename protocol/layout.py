@@ -1,0 +1,253 @@
+"""Shared structures, declared once: ctypes views, LLVM offsets and the spec's table follow.
+
+The engine (native code), the machine process (Python) and the translator look at the same bytes.
+Each structure below is one `Struct` of fields in order; `offset()` serves the code generators,
+`view()` the Python side, `markdown()` the specification, and `LAYOUT_HASH` the handshake: two
+processes that disagree about one field refuse each other.
+
+Invariants: every field is made of 64-bit words, so that each is naturally aligned and a single
+store is atomic; a word has the one writer that its text names (`hart`: native code on behalf of
+the hart's thread, or that thread itself while native code is left; `machine`: any thread of the
+machine process under its lock). Unless the text says otherwise, words are read and written with
+plain moves, which on x86-64 are acquire loads and release stores.
+
+Read next: `generations.py`, then `cpu_proc/records.py`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+from dataclasses import dataclass
+
+PAGE_SIZE = 4096
+LINE_SIZE = 64  # bytes; a page has 64 lines, one bit each in a word
+SLOTS_PER_PAGE = PAGE_SIZE // 2  # one record a halfword
+RECORD_SIZE = 16
+# A record array: one record a halfword, two sentinels that leave the page, then the host address of
+# the page's bytes and the address of its descriptor. Aligned, so that a record finds its array.
+RECORD_ARRAY_STRIDE = 1 << 16
+RECORD_ARRAY_HOST = (SLOTS_PER_PAGE + 2) * RECORD_SIZE
+RECORD_ARRAY_PAGE = RECORD_ARRAY_HOST + 8
+RECORD_ARRAY_USED = RECORD_ARRAY_HOST + 16
+DATA_TLB_ENTRIES = 256
+FETCH_TLB_ENTRIES = 256
+TLB_ENTRY_SIZE = 32
+DATA_SETS = 8
+FETCH_SETS = 4
+NO_PAGE = 2**64 - 1  # a tag that matches no address
+PAGE_DESCRIPTOR_SIZE = 32
+MAX_SLOTS = 16
+HOT_RING = 64
+
+
+@dataclass(frozen=True)
+class Field:
+    """`count` 64-bit words at `offset` bytes."""
+
+    name: str
+    offset: int
+    count: int
+    text: str
+
+
+class Struct:
+    """A named sequence of 64-bit fields."""
+
+    def __init__(self, name: str, text: str, *fields: tuple[str, str] | tuple[str, str, int]):
+        self.name = name
+        self.text = text
+        self.fields: dict[str, Field] = {}
+        offset = 0
+        for field in fields:
+            count = field[2] if len(field) == 3 else 1
+            self.fields[field[0]] = Field(field[0], offset, count, field[1])
+            offset += 8 * count
+        self.size = offset
+
+    def offset(self, name: str, index: int = 0) -> int:
+        """Bytes from the structure's start to word `index` of a field."""
+        return self.fields[name].offset + 8 * index
+
+    @functools.cached_property
+    def ctype(self) -> type[ctypes.Structure]:
+        members = [
+            (f.name, ctypes.c_uint64 if f.count == 1 else ctypes.c_uint64 * f.count)
+            for f in self.fields.values()
+        ]
+        return type(self.name, (ctypes.Structure,), {"_fields_": members})
+
+    def markdown(self) -> str:
+        rows = [f"### {self.name} ({self.size} bytes)", "", self.text, ""]
+        rows += ["| offset | words | field | meaning |", "| --- | --- | --- | --- |"]
+        rows += [f"| {f.offset} | {f.count} | `{f.name}` | {f.text} |" for f in self.fields.values()]
+        return "\n".join(rows)
+
+
+RECORD = Struct(
+    "Record",
+    "One halfword of an executed page. The only place in the system that points to translated code.",
+    ("handler", "address of native code; `decode` in a fresh record. Written by hart and machine"),
+    ("operands", "imm (32 bits), rd, rs1, rs2, rs3 | rm << 5 (a byte each); see `jit_proc/engine.py`"),
+)
+
+PAGE = Struct(
+    "PageDescriptor",
+    "One page of a backing. `generation` is what a translation's validity hangs on.",
+    ("records", "address of the page's record array, or 0. Writer: hart"),
+    ("lines", "bit i: line i holds bytes some record was made from. Stores to it retire. Writer: hart"),
+    ("region_lines", "bit i: line i holds bytes a published region was made from. Writer: machine"),
+    ("generation", "bumped by every write to a tracked line, by whomever. Writer: hart, machine"),
+)
+
+SLOT = Struct(
+    "MapSlot",
+    "One range of guest-physical memory with host memory behind it; what no slot covers is I/O.",
+    ("base", "first guest-physical address. Writer: machine, at a safe point"),
+    ("size", "bytes"),
+    ("host", "host address of its first byte"),
+    ("pages", "host address of its first page descriptor"),
+    ("writable", "0 for read-only memory: a store goes to the machine"),
+)
+
+TLB_ENTRY = Struct(
+    "DataTlbEntry",
+    "`tag == address & -4096` is a hit. Tags are virtual (physical in bare sets).",
+    ("read_tag", "page whose loads may go ahead; all ones for none. Writer: hart, or machine at a safe point"),
+    ("write_tag", "the same for stores; bit 0 is set when the page is tracked, so that the fast path misses"),
+    ("addend", "host address minus virtual address"),
+    ("page", "address of the page descriptor"),
+)
+
+FETCH_ENTRY = Struct(
+    "FetchTlbEntry",
+    "Where the instructions of a virtual page are.",
+    ("tag", "virtual page; all ones for none. Writer: hart, or machine at a safe point"),
+    ("records", "address of its record array"),
+    ("bias", "virtual page minus (records >> 3), so that pc = (record >> 3) + bias"),
+    ("page", "address of the page descriptor"),
+)
+
+CONTROL = Struct(
+    "Control",
+    "Start of the ctrl segment: what the translator, which maps it for reading, compares.",
+    ("epoch", "counts retirements of everything. Writer: machine, harts stopped, before RETIRE"),
+    ("map_generation", "counts commits to the memory map. Writer: machine, harts stopped"),
+    ("page_count", "backing pages, each with a descriptor. Writer: machine, before ATTACH"),
+    ("pages", "offset in this segment of backing page 0's PageDescriptor. Writer: the same"),
+)
+
+_CSRS = (
+    "mstatus mie mip mtvec mscratch mepc mcause mtval medeleg mideleg mcounteren mcountinhibit "
+    "menvcfg stvec sscratch sepc scause stval satp scounteren senvcfg stimecmp minstret_offset "
+    "mcycle_offset frm"
+).split()
+
+HART = Struct(
+    "Hart",
+    "All of one hart: architectural state, its TLBs, and its conversation with the machine.",
+    ("x", "integer registers; x[0] stays 0, x[32] takes writes to x0. Writer: hart (all here, if not said)", 34),
+    ("f", "floating-point registers, raw", 32),
+    ("limit", "`count` at which the hart looks up from its work; any thread may store 0 to call it"),
+    ("count", "instructions retired since the machine was made"),
+    ("pc", "address of the next instruction, while native code is left"),
+    ("data_tlb", "address of the data TLB set in use"),
+    ("fetch_tlb", "address of the fetch TLB set in use"),
+    ("data_set", "its number"),
+    ("fetch_set", "its number"),
+    ("priv", "0 U, 1 S, 3 M"),
+    ("raw", "bits of the instruction being executed by a cold handler"),
+    ("length", "its length in bytes"),
+    ("next_pc", "address of the instruction after it"),
+    *((name, f"CSR {name}, or its storage") for name in _CSRS),
+    ("fflags", "accrued FP exceptions raised in software; the host unit's come on top while running"),
+    ("mxcsr", "MXCSR for guest code: rounding mode of `frm`, all exceptions masked"),
+    ("irq", "interrupt lines driven from outside (MSIP, SEIP, MEIP). Writer: machine, atomically"),
+    ("mtimecmp", "the CLINT's compare register. Writer: machine"),
+    ("hartid", "mhartid. Writer: machine"),
+    ("features", "bit 0 Svadu, bit 1 Sstc. Writer: machine"),
+    ("pmp_active", "number of the highest active PMP entry plus 1"),
+    ("megapages", "filter: where the TLBs may hold parts of 2 MiB pages; see `mmu.note_superpage`", 16),
+    ("gigapages", "the same for larger pages"),
+    ("pmpcfg", "one configuration byte a word", 16),
+    ("pmpaddr", "PMP address registers", 16),
+    ("fault_cause", "scratch of the page walk: the exception's cause"),
+    ("fault_value", "scratch of the page walk"),
+    ("fault_page", "scratch: of the page walk, 1 when its answer holds for one access alone; then the page descriptor"),
+    ("clock", "scratch of the clock: seconds, nanoseconds", 2),
+    ("reserved", "physical address of the LR reservation; all ones for none"),
+    ("reserved_value", "the value loaded by it"),
+    ("waiting", "1 while the hart sleeps in wfi"),
+    ("attention", "requests to leave native code at the next safe point. Writer: machine"),
+    ("exit_reason", "why native code was left: `EXIT_*`"),
+    ("exit_page", "EXIT_RETIRE: address of the page descriptor"),
+    ("exit_lines", "EXIT_RETIRE: the lines written"),
+    ("slice", "instructions between two looks at the clock. Writer: machine"),
+    ("stop_count", "`count` at which to leave for good; all ones for never. Writer: machine"),
+    ("time_offset", "mtime = time_offset + ticks of the time source. Writer: machine"),
+    ("icount", "0: host clock; else guest nanoseconds per instruction. Writer: machine"),
+    ("threshold", "taken jumps of a record before its target is called hot. Writer: machine"),
+    ("hot_count", "entries in `hot`"),
+    ("hot_limit", "entries at which the hart leaves at once; fewer wait for its slice to end"),
+    ("fetch_bias", "scratch of the fetch path: bias of the page found"),
+    ("hot", "records found hot: address of the record, address of the page descriptor", 2 * HOT_RING),
+    ("pool_next", "address of the next free record array"),
+    ("pool_end", "end of the record arrays' memory. Writer: machine"),
+    ("slots", "the memory map: copies of MapSlot. Writer: machine, at a safe point", 5 * MAX_SLOTS),
+    ("slot_count", "how many of them. Writer: machine"),
+    ("clock_gettime", "address of libc's clock_gettime. Writer: machine"),
+    ("host_read", "callback: word read(hart, physical address, size). Writer: machine"),
+    ("host_write", "callback: read(hart, physical address, size, value). Writer: machine"),
+    ("host_fp", "callback: word fp(hart, operation, a, b, c, rm) for what the host's unit lacks"),
+    ("host_status", "set by a callback: 0 done, 1 access fault"),
+    ("far_jump", "address of the engine's jump by pc, for regions"),
+    ("execute_one", "address of the engine's one-instruction interpreter, for regions"),
+    ("tlb_load", "address of the engine's load slow path, for regions"),
+    ("tlb_store", "address of the engine's store slow path, for regions"),
+    ("scratch", "address of a record array for instructions that stand in no page's. Writer: machine"),
+    ("scratch_bytes", "their bytes"),
+    ("scratch_page", "their page descriptor", 4),
+    ("scratch_bias", "bias that goes with `scratch`"),
+    ("stat_leaves", "times native code was left, by exit reason", 8),
+    ("stat_traps", "exceptions and interrupts taken"),
+    ("stat_decodes", "records filled"),
+    ("stat_walks", "TLB misses that walked"),
+    ("stat_stores", "stores to tracked lines"),
+    ("stat_mmio", "accesses to devices"),
+    ("data_tlbs", "data TLB sets", 4 * DATA_TLB_ENTRIES * DATA_SETS),
+    ("fetch_tlbs", "fetch TLB sets", 4 * FETCH_TLB_ENTRIES * FETCH_SETS),
+)
+
+CONTROL = Struct(
+    "Control",
+    "The first page of the ctrl segment. Writer: machine, with all harts stopped.",
+    ("epoch", "every translation made under another one is dead"),
+    ("map_generation", "bumped by every commit to the memory map"),
+    ("pages", "offset of the first page descriptor in the segment"),
+    ("page_count", "pages of all backings: the ram segment's size in pages"),
+    ("harts", "offset of the first Hart in the segment"),
+    ("hart_stride", "bytes from one Hart to the next"),
+    ("hart_count", "how many harts"),
+)
+
+STRUCTS = (CONTROL, RECORD, PAGE, SLOT, CONTROL, TLB_ENTRY, FETCH_ENTRY, HART)
+
+EXIT_ATTENTION = 1  # `attention` is set
+EXIT_WAIT = 2  # wfi, and nothing is pending
+EXIT_RETIRE = 3  # a store hit a region's line
+EXIT_POOL = 4  # no memory for another record array
+EXIT_STOP = 5  # stop_count is reached
+EXIT_HOT = 6  # the ring of hot records wants emptying
+
+
+def markdown() -> str:
+    """The layout's tables for the specification."""
+    return "\n\n".join(struct.markdown() for struct in STRUCTS)
+
+
+LAYOUT_HASH = hashlib.sha256(
+    repr(
+        [(s.name, [(f.name, f.offset, f.count) for f in s.fields.values()]) for s in STRUCTS]
+    ).encode()
+).hexdigest()[:16]

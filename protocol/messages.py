@@ -1,0 +1,524 @@
+"""What machine and translator say to each other: every message is one frozen dataclass.
+
+Problem: two processes that must agree to the byte, one of them allowed to be slow, restarted or
+dead. So a message is plain data, complete in itself, bounded in size, and its fields say their
+ranges in their types: the codec checks them, the specification's tables are generated from them.
+
+Invariants:
+- Ids and page indices are never pointers. Offsets and lengths are checked against what they point
+  into before use.
+- Every message of a session repeats `session`, a random number that the machine draws anew for each
+  connection: what an older session or an older incarnation of the translator left in a queue names
+  another session, and is dropped.
+- A reply repeats the stamp (epoch, map_generation, page, page_generation, state_word) of its
+  request.
+- Units: sizes and offsets in bytes, times in microseconds, pages as backing page indices (byte
+  offset in the RAM segment divided by 4096), slots as halfword indices within a page (0..2047).
+- `check()` states what types cannot: relations between fields. It raises ValueError; the codec
+  calls it on both sides.
+
+Read next: `protocol.codec` (bytes), `protocol.session_machine` and `protocol.session_translator`
+(who says what, when).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Literal, NamedTuple, TypeVar
+
+from protocol.fields import (
+    MAX_BACKENDS,
+    MAX_COUNTERS,
+    MAX_ENTRIES,
+    MAX_FEATURES,
+    MAX_SPANS,
+    U32,
+    U64,
+    Bytes,
+    Identity,
+    Name,
+    OptionalName,
+    PageIndex,
+    Path,
+    Pid,
+    Size,
+    Slot,
+    Text,
+)
+from protocol.fields import (
+    Counter as Counter,
+)
+from protocol.fields import (
+    Entry as Entry,
+)
+from protocol.fields import (
+    ErrorName as ErrorName,
+)
+from protocol.fields import (
+    RejectReason as RejectReason,
+)
+from protocol.fields import (
+    RetireCause as RetireCause,
+)
+from protocol.fields import (
+    Segment as Segment,
+)
+from protocol.fields import (
+    Span as Span,
+)
+from protocol.fields import (
+    Timings as Timings,
+)
+from protocol.generations import Stamp, lines_of
+from protocol.layout import PAGE_SIZE
+
+PROTOCOL_VERSION = 1
+"""Both sides must have the same; every message carries it. Raised by any change to a message, a
+table of names, or their meaning.
+"""
+
+MAX_MESSAGE = 65536
+"""Bytes of an encoded message; a longer one is refused unread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What all messages share. `session`: number the machine drew for this connection; 0 outside of
+    any.
+    """
+
+    session: U64
+
+    def check(self) -> None:
+        """Raise ValueError if fields contradict each other."""
+
+
+class Description(NamedTuple):
+    """What is known of a kind of message beyond its fields."""
+
+    tag: str
+    sender: Literal["machine", "translator", "both"]
+    since: int
+
+
+MESSAGES: dict[str, type[Message]] = {}
+"""Every kind of message by its tag, in the order of a session's life."""
+
+DESCRIPTIONS: dict[type[Message], Description] = {}
+
+_M = TypeVar("_M", bound=Message)
+
+
+def _message(
+    tag: str, sender: Literal["machine", "translator", "both"], since: int = 1
+) -> Callable[[type[_M]], type[_M]]:
+    """Register a kind of message under its tag."""
+
+    def register(cls: type[_M]) -> type[_M]:
+        if tag in MESSAGES:
+            raise ValueError(f"two messages have the tag {tag}")
+        MESSAGES[tag] = cls
+        DESCRIPTIONS[cls] = Description(tag, sender, since)
+        return cls
+
+    return register
+
+
+@_message("HELLO", "machine")
+@dataclass(frozen=True, slots=True)
+class Hello(Message):
+    """Open a session.
+
+    session: a random number other than 0, new for every attempt.
+    layout_hash: hash of the shared structures (`layout.LAYOUT_HASH`).
+    isa_hash: hash of the instruction set's description (`isa_hash()`).
+    host: the machine's host architecture, as uname(2) names it.
+    host_features: features of the machine's host CPU, in the compiler's spelling, sorted; code is
+        made for these.
+    backend: the backend wanted; empty for the translator's default.
+    pid: process id of the machine.
+    """
+
+    layout_hash: Name
+    isa_hash: Name
+    host: Name
+    host_features: Annotated[tuple[Name, ...], Size(0, MAX_FEATURES)]
+    backend: OptionalName
+    pid: Pid
+
+    def check(self) -> None:
+        if self.session == 0:
+            raise ValueError("session 0 belongs to nobody")
+
+
+@_message("WELCOME", "translator")
+@dataclass(frozen=True, slots=True)
+class Welcome(Message):
+    """Accept a session. A mismatch of protocol, layout or ISA is answered by ERROR instead, and
+    checked again here.
+
+    layout_hash: the translator's hash of the shared structures.
+    isa_hash: the translator's hash of the instruction set's description.
+    host_features: features the code will be made for: those of HELLO that the translator knows.
+    backends: names of the backends, the session's own first.
+    incarnation: random number drawn when the translator started.
+    pid: process id of the translator.
+    """
+
+    layout_hash: Name
+    isa_hash: Name
+    host_features: Annotated[tuple[Name, ...], Size(0, MAX_FEATURES)]
+    backends: Annotated[tuple[Name, ...], Size(1, MAX_BACKENDS)]
+    incarnation: U64
+    pid: Pid
+
+
+@_message("ATTACH", "machine")
+@dataclass(frozen=True, slots=True)
+class Attach(Message):
+    """Hand over the machine's segments; the translator maps them for reading.
+
+    epoch: the epoch the session begins in.
+    ram: all backing memory of the machine, one page index space.
+    ram_base: guest-physical address of its first byte in the map at power-on (for listings only;
+        pages have no address).
+    ctrl: counters and shared words, as the layout says.
+    pid: process id of the machine, the owner of both segments.
+    """
+
+    epoch: U64
+    ram: Segment
+    ram_base: U64
+    ctrl: Segment
+    pid: Pid
+
+    def check(self) -> None:
+        self.ram.check(self.pid)
+        self.ctrl.check(self.pid)
+
+
+@_message("ATTACHED", "translator")
+@dataclass(frozen=True, slots=True)
+class Attached(Message):
+    """The segments are mapped, and here is the code segment: the machine maps it for reading and
+    executing.
+
+    epoch: repeated from ATTACH.
+    code: the code segment of this epoch.
+    backend: name of the backend in force.
+    pid: process id of the translator, the segment's owner.
+    """
+
+    epoch: U64
+    code: Segment
+    backend: Name
+    pid: Pid
+
+    def check(self) -> None:
+        self.code.check(self.pid)
+
+
+@_message("ENGINE", "machine")
+@dataclass(frozen=True, slots=True)
+class Engine(Message):
+    """Ask for the tier-0 engine; allowed from WELCOME on. The engine depends on no guest state: no
+    epoch retires it.
+
+    key: name of the engine's content (layout hash, ISA hash, host features, options), also its name
+        in the cache.
+    """
+
+    key: Name
+
+
+@_message("ENGINE_READY", "translator")
+@dataclass(frozen=True, slots=True)
+class EngineReady(Message):
+    """The engine is in the cache. A failure is answered by ERROR engine_failed.
+
+    key: repeated from ENGINE.
+    path: absolute path of the engine's file, complete and never changed in place.
+    """
+
+    key: Name
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamped(Message):
+    """Fields shared by a request and its answers: the id and the stamp."""
+
+    id: U64
+    epoch: U64
+    map_generation: U64
+    page: PageIndex
+    page_generation: U64
+    state_word: U64
+
+    @property
+    def stamp(self) -> Stamp:
+        """The guest state that was asked about."""
+        return Stamp(
+            self.epoch, self.map_generation, self.page, self.page_generation, self.state_word
+        )
+
+
+@_message("TRANSLATE", "machine")
+@dataclass(frozen=True, slots=True)
+class Translate(_Stamped):
+    """Ask for a region with entries at hot records of one backing page.
+
+    id: number of the request in this session; each greater than the one before.
+    epoch: the machine's epoch.
+    map_generation: generation of the memory map.
+    page: backing page index.
+    page_generation: the page's generation.
+    state_word: privilege, translation, FS and whatever else may be baked into the code.
+    entries: slots at which the code must be enterable, ascending.
+    heat: how often the hottest entry was taken; greater is translated sooner.
+    """
+
+    entries: Annotated[tuple[Slot, ...], Size(1, MAX_ENTRIES)]
+    heat: U64
+
+    def check(self) -> None:
+        _ascending("entries", self.entries)
+
+
+@_message("TRANSLATED", "translator")
+@dataclass(frozen=True, slots=True)
+class Translated(_Stamped):
+    """A region stands complete in the code segment. The machine publishes it, or drops it, by the
+    publish rule.
+
+    id: repeated from TRANSLATE.
+    epoch: repeated.
+    map_generation: repeated.
+    page: repeated.
+    page_generation: repeated.
+    state_word: repeated.
+    identity: identity of the guest bytes it was made from (`generations.identity_of` over `spans`).
+    code_offset: where the region starts in the code segment, in bytes.
+    code_size: bytes of code and tables, from `code_offset` on.
+    entries: slots and the offsets of their entries in the code segment, ascending by slot; more
+        than were asked for is allowed, fewer too.
+    lines: bitmap of 64-byte lines it was made from: covers all spans, may cover more (bytes looked
+        at, not lifted).
+    spans: runs of guest code bytes it was made from, ascending, not touching each other.
+    instructions: guest instructions lifted.
+    timings: microseconds in the queue, lifting, compiling, linking.
+    """
+
+    identity: Identity
+    code_offset: Bytes
+    code_size: Bytes
+    entries: Annotated[tuple[Entry, ...], Size(1, MAX_ENTRIES)]
+    lines: U64
+    spans: Annotated[tuple[Span, ...], Size(1, MAX_SPANS)]
+    instructions: U32
+    timings: Timings
+
+    def check(self) -> None:
+        _ascending("entries", tuple(slot for slot, _ in self.entries))
+        end = self.code_offset + self.code_size
+        for slot, offset in self.entries:
+            if not self.code_offset <= offset < end:
+                raise ValueError(f"entry of slot {slot} lies outside of the region's code")
+            if not any(start <= 2 * slot < start + length for start, length in self.spans):
+                raise ValueError(f"entry at slot {slot} lies outside of the spans")
+        previous = -1
+        for start, length in self.spans:
+            if start % 2 or length % 2 or start + length > PAGE_SIZE:
+                raise ValueError(f"span {start}+{length} is not halfwords of one page")
+            if start <= previous:
+                raise ValueError(f"span {start}+{length} is not beyond the one before")
+            previous = start + length
+        if lines_of(self.spans) & ~self.lines:
+            raise ValueError("lines do not cover the spans")
+
+
+@_message("REJECTED", "translator")
+@dataclass(frozen=True, slots=True)
+class Rejected(_Stamped):
+    """There is no translation. The answer is retired like a translation: it holds while its stamp
+    is current.
+
+    id: repeated from TRANSLATE.
+    epoch: repeated.
+    map_generation: repeated.
+    page: repeated.
+    page_generation: repeated.
+    state_word: repeated.
+    entries: repeated.
+    reason: why, and so for how long.
+    text: a line for a log; may be empty.
+    """
+
+    entries: Annotated[tuple[Slot, ...], Size(1, MAX_ENTRIES)]
+    reason: RejectReason
+    text: Text
+
+    def check(self) -> None:
+        _ascending("entries", self.entries)
+
+
+@_message("CANCEL", "machine")
+@dataclass(frozen=True, slots=True)
+class Cancel(Message):
+    """A request is no longer wanted. Never answered; an answer on its way is dropped by the
+    machine.
+
+    id: number of the request.
+    """
+
+    id: U64
+
+
+@_message("RETIRE", "machine")
+@dataclass(frozen=True, slots=True)
+class Retire(Message):
+    """Retirement of everything: cancel and forget whatever was made under an older epoch. All harts
+    stand still.
+
+    epoch: the new epoch.
+    cause: what bumped it.
+    """
+
+    epoch: U64
+    cause: RetireCause
+
+
+@_message("RETIRED", "translator")
+@dataclass(frozen=True, slots=True)
+class Retired(Message):
+    """Nothing older than this epoch is alive in the translator, and here is the new, empty code
+    segment.
+
+    epoch: repeated from RETIRE.
+    queued: requests dropped from the queue.
+    running: translations under way that were abandoned; their results go nowhere.
+    modules: finished translations forgotten.
+    bytes: bytes of code freed.
+    live_older: translations, queue entries, snapshots and negative results of older epochs still
+        held: must be 0.
+    code: the code segment of the new epoch.
+    backend: name of the backend in force from now on.
+    pid: process id of the translator, the segment's owner.
+    """
+
+    epoch: U64
+    queued: U64
+    running: U64
+    modules: U64
+    bytes: U64
+    live_older: U64
+    code: Segment
+    backend: Name
+    pid: Pid
+
+    def check(self) -> None:
+        self.code.check(self.pid)
+
+
+@_message("SWAP", "machine")
+@dataclass(frozen=True, slots=True)
+class Swap(Message):
+    """Make another backend ready. It comes into force with the next epoch, so no region of the old
+    one survives it.
+
+    backend: one of WELCOME's names.
+    """
+
+    backend: Name
+
+
+@_message("SWAPPED", "translator")
+@dataclass(frozen=True, slots=True)
+class Swapped(Message):
+    """The backend is ready; the machine bumps the epoch (cause backend_swap). A failure is ERROR
+    unknown_backend.
+
+    backend: repeated from SWAP.
+    """
+
+    backend: Name
+
+
+@_message("PING", "machine")
+@dataclass(frozen=True, slots=True)
+class Ping(Message):
+    """Are you there? Session 0 may ask too.
+
+    token: any number, greater than the one before.
+    """
+
+    token: U64
+
+
+@_message("PONG", "translator")
+@dataclass(frozen=True, slots=True)
+class Pong(Message):
+    """Yes.
+
+    token: repeated from PING.
+    incarnation: as in WELCOME.
+    """
+
+    token: U64
+    incarnation: U64
+
+
+@_message("STATS", "machine")
+@dataclass(frozen=True, slots=True)
+class Stats(Message):
+    """Ask for counts of the session, or of the whole service with session 0."""
+
+
+@_message("STATS_REPLY", "translator")
+@dataclass(frozen=True, slots=True)
+class StatsReply(Message):
+    """Counts, in a fixed order.
+
+    counters: names (unit as the name's last word) and values.
+    """
+
+    counters: Annotated[tuple[Counter, ...], Size(0, MAX_COUNTERS)]
+
+
+@_message("ERROR", "translator")
+@dataclass(frozen=True, slots=True)
+class Error(Message):
+    """Something asked cannot be done, or was not understood (then session and id are 0).
+
+    name: what went wrong.
+    id: number of the request concerned, or 0.
+    text: one line for a person: what was asked, where, what to do.
+    """
+
+    name: ErrorName
+    id: U64
+    text: Text
+
+
+@_message("BYE", "both")
+@dataclass(frozen=True, slots=True)
+class Bye(Message):
+    """The session ends; nothing follows. The translator drops all it holds for it, the machine runs
+    on in tier 0.
+
+    reason: one line for a log.
+    """
+
+    reason: Text
+
+
+def tag_of(message: Message | type[Message]) -> str:
+    """A message's tag on the wire."""
+    return DESCRIPTIONS[message if isinstance(message, type) else type(message)].tag
+
+
+def _ascending(field: str, slots: tuple[int, ...]) -> None:
+    if any(a >= b for a, b in pairwise(slots)):
+        raise ValueError(f"{field} are not ascending")

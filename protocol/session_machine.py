@@ -1,0 +1,535 @@
+"""The machine's side of a session with a translator: events in, actions out.
+
+Problem: a machine must profit from a translator that may be absent, slow, restarted or broken,
+and must never use an answer that is not about its present state. All of that is decided here,
+without a socket, a clock or a thread, so that services, tests and models run the same code.
+
+Life of a session::
+
+    idle -connect-> greeting -WELCOME-> attaching -ATTACHED-> attached <-RETIRED/retire-> retiring
+      any of these -deadline, BYE, lost connection-> dead -(new epoch) Reconnect, connect-> greeting
+      greeting -mismatch-> incompatible (final)                     any -close-> closed (final)
+
+Invariants:
+- `Publish` is emitted only in state attached, for a request that is outstanding, whose stamp the
+  reply repeats, under the present epoch, with offsets inside of the attached code segment. The
+  machine still checks the stamp against its counters at a safe point, and stores then.
+- A slot that was asked for ends in exactly one of Publish, RequestRefused, RequestFailed, or a
+  retirement of everything.
+- After `retire`, nothing of an older epoch is outstanding, and no code is attached until RETIRED of
+  exactly this epoch says that nothing older is alive. `settled` is False until then, or until the
+  translator is declared dead: no hart runs.
+- Each ATTACH is made under an epoch no other ATTACH of this machine was made under.
+- Request ids only grow, over all sessions of the machine.
+
+Read next: `protocol.session_translator`; `protocol/SPEC.md`, sections on sessions and retirement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from protocol.codec import CodecError
+from protocol.generations import MASK, Epoch, Stamp
+from protocol.messages import (
+    Attach,
+    Attached,
+    Bye,
+    Cancel,
+    Engine,
+    EngineReady,
+    Error,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Rejected,
+    Retire,
+    RetireCause,
+    Retired,
+    Segment,
+    Stats,
+    StatsReply,
+    Swap,
+    Swapped,
+    Translate,
+    Translated,
+    Welcome,
+    tag_of,
+)
+from protocol.session import (
+    AttachCode,
+    CancelTimer,
+    CodeSpaceFull,
+    DropCode,
+    Dropped,
+    EngineFailed,
+    EngineLoaded,
+    Incompatible,
+    MachineAction,
+    Publish,
+    Reconnect,
+    RequestFailed,
+    RequestRefused,
+    RetirementDone,
+    Send,
+    SetTimer,
+    StatsArrived,
+    SwapFailed,
+    SwapReady,
+    TranslatorDead,
+)
+from protocol.session_requests import Requests
+
+State = Literal[
+    "idle", "greeting", "attaching", "attached", "retiring", "dead", "incompatible", "closed"
+]
+
+_CONNECTED = ("greeting", "attaching", "attached", "retiring")
+_WELCOMED = ("attaching", "attached", "retiring")
+_MISMATCHES = ("version_mismatch", "layout_mismatch", "isa_mismatch", "unsupported_host")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the machine tells of itself: fields of HELLO and ATTACH."""
+
+    layout_hash: str
+    isa_hash: str
+    host: str
+    host_features: tuple[str, ...]
+    pid: int
+    ram: Segment
+    ram_base: int
+    ctrl: Segment
+    backend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long the machine waits, in seconds, and in heartbeats where it says so."""
+
+    handshake: float = 20.0
+    """From HELLO to ATTACHED; a translator that is just starting is within it."""
+    retire: float = 2.0
+    """From RETIRE to RETIRED: all harts stand still meanwhile."""
+    engine: float = 120.0
+    """From asking for the engine to having it."""
+    swap: float = 60.0
+    """From SWAP to SWAPPED."""
+    heartbeat: float = 1.0
+    """Between two PINGs."""
+    missed: int = 5
+    """Heartbeats without any message, after which the translator is dead."""
+    request: int = 30
+    """Heartbeats after which a request is given up."""
+    reconnect: float = 0.1
+    """Before the first new attempt; doubled for each further one."""
+    reconnect_max: float = 5.0
+    """The longest pause between attempts."""
+
+
+class MachineSession:
+    """One machine's session with whichever translator it has. Every event returns its actions."""
+
+    def __init__(
+        self, offer: Offer, epoch: Epoch, deadlines: Deadlines | None = None, window: int = 64
+    ) -> None:
+        """`epoch`: the machine's present one. `window`: requests outstanding at most."""
+        self.state: State = "idle"
+        self.epoch = epoch
+        self.session = 0
+        self.code: Segment | None = None
+        self.backend = ""
+        self.backends: tuple[str, ...] = ()
+        self.incarnation = 0
+        self.translator_pid = 0
+        self._offer = offer
+        self._deadlines = deadlines or Deadlines()
+        self._window = window
+        self._next_id = 1
+        self._requests = Requests()
+        self._beat = 0
+        self._heard = 0
+        self._pause = self._deadlines.reconnect
+        self._spent_epoch: Epoch | None = None  # ATTACH was sent under it
+        self._engine: str | None = None
+        self._swap: str | None = None
+        self._full = False
+
+    # --- what the machine asks -------------------------------------------------------------------
+
+    @property
+    def settled(self) -> bool:
+        """Whether harts may run: no retirement of everything is waiting for its answer."""
+        return self.state != "retiring"
+
+    @property
+    def outstanding(self) -> int:
+        """Requests under way."""
+        return len(self._requests)
+
+    @property
+    def awaits_epoch(self) -> bool:
+        """Whether a new session must wait for the machine to bump the epoch."""
+        return self._spent_epoch == self.epoch
+
+    # --- events from the machine -----------------------------------------------------------------
+
+    def connect(self, session: int) -> list[MachineAction]:
+        """A socket is open: begin. `session`: a random number, 1 to 2**64 - 1, never used before.
+
+        Raises ValueError in a state that has a session, or before the epoch was bumped.
+        """
+        if self.state not in ("idle", "dead"):
+            raise ValueError(f"connect in state {self.state}")
+        if self.awaits_epoch:
+            raise ValueError("connect under an epoch that was used before")
+        self.state = "greeting"
+        self.session = session
+        offer = self._offer
+        hello = Hello(
+            session,
+            offer.layout_hash,
+            offer.isa_hash,
+            offer.host,
+            offer.host_features,
+            offer.backend,
+            offer.pid,
+        )
+        return [Send(hello), SetTimer("handshake", self._deadlines.handshake)]
+
+    def request(self, stamp: Stamp, entries: Iterable[int], heat: int) -> list[MachineAction]:
+        """Hot records want code. Slots already asked for under this stamp are left out."""
+        wanted = tuple(sorted(set(entries)))
+        if self.state != "attached":
+            return [RequestFailed(stamp.page, wanted, "not_attached")]
+        if stamp.epoch != self.epoch:
+            return [RequestFailed(stamp.page, wanted, "stale_epoch")]
+        actions: list[MachineAction] = []
+        fresh = []
+        for slot in wanted:
+            earlier = self._requests.asked(stamp, slot)
+            if earlier is not None and earlier.stamp != stamp:
+                actions += self._give_up(earlier, "superseded", but=wanted)
+                earlier = None
+            if earlier is None:
+                fresh.append(slot)
+        if not fresh:
+            return actions
+        slots = tuple(fresh)
+        if len(self._requests) >= self._window:
+            return [*actions, RequestFailed(stamp.page, slots, "window_full")]
+        message = Translate(
+            self.session,
+            self._next_id,
+            stamp.epoch,
+            stamp.map_generation,
+            stamp.page,
+            stamp.page_generation,
+            stamp.state_word,
+            slots,
+            heat,
+        )
+        self._next_id = (self._next_id + 1) & MASK
+        self._requests.add(message, self._beat)
+        return [*actions, Send(message)]
+
+    def cancel_page(self, page: int) -> list[MachineAction]:
+        """The page's generation moved: no answer about it is wanted any more."""
+        actions: list[MachineAction] = []
+        for request in self._requests.about(page):
+            actions += self._give_up(request, "superseded")
+        return actions
+
+    def retire(self, epoch: Epoch, cause: RetireCause) -> list[MachineAction]:
+        """The epoch was bumped; harts stand still and no record points to translated code.
+
+        Carry the actions out, then wait until `settled` before a hart runs.
+        """
+        if epoch == self.epoch:
+            raise ValueError(f"retirement under the same epoch {epoch}")
+        self.epoch = epoch
+        self._full = False
+        self._requests.clear()
+        actions: list[MachineAction] = []
+        if self.code is not None:
+            self.code = None
+            actions.append(DropCode())
+        if self.state in _WELCOMED:
+            self.state = "retiring"
+            self._spent_epoch = epoch
+            actions += [
+                Send(Retire(self.session, epoch, cause)),
+                SetTimer("retire", self._deadlines.retire),
+            ]
+        return actions
+
+    def ask_engine(self, key: str) -> list[MachineAction]:
+        """Want the engine of this key; asked for whenever a translator is met, until it is here."""
+        self._engine = key
+        actions: list[MachineAction] = [SetTimer("engine", self._deadlines.engine)]
+        if self.state in _WELCOMED:
+            actions.append(Send(Engine(self.session, key)))
+        return actions
+
+    def swap(self, backend: str) -> list[MachineAction]:
+        """Want another backend, one of `backends`."""
+        if self.state not in _WELCOMED:
+            return [SwapFailed(backend, "no translator is attached")]
+        if backend not in self.backends:
+            known = ", ".join(self.backends)
+            return [SwapFailed(backend, f"backend {backend} is unknown: use one of {known}")]
+        self._swap = backend
+        return [Send(Swap(self.session, backend)), SetTimer("swap", self._deadlines.swap)]
+
+    def ask_stats(self) -> list[MachineAction]:
+        """Want the translator's counts; nothing happens without one."""
+        return [Send(Stats(self.session))] if self.state in _WELCOMED else []
+
+    def close(self, reason: str) -> list[MachineAction]:
+        """The machine ends."""
+        actions: list[MachineAction] = []
+        if self.state in _CONNECTED:
+            actions.append(Send(Bye(self.session, reason)))
+        self.state = "closed"
+        self._requests.clear()
+        return [
+            *actions,
+            *_cancel("handshake", "retire", "heartbeat", "reconnect", "engine", "swap"),
+        ]
+
+    # --- events from the socket and the clock ----------------------------------------------------
+
+    def disconnected(self) -> list[MachineAction]:
+        """The connection was lost."""
+        return self._die("connection_lost") if self.state in _CONNECTED else []
+
+    def send_failed(self, message: Message) -> list[MachineAction]:
+        """A Send could not be carried out: the queue towards the translator is full."""
+        if isinstance(message, Translate):
+            asked = self._requests.remove(message.id)
+            return [] if asked is None else [_failed(asked, "send_queue_full")]
+        if message.session != self.session or self.state not in _CONNECTED:
+            return []
+        return self._die("send_queue_full")
+
+    def garbage(self, error: CodecError) -> list[MachineAction]:
+        """Something came that is no message."""
+        if self.state == "greeting" and error.name == "version_mismatch":
+            return self._incompatible(f"translator: {error.text}")
+        return [Dropped("", 0, error.name)]
+
+    def timer(self, name: str) -> list[MachineAction]:
+        """The deadline of a SetTimer has passed."""
+        if name == "handshake" and self.state in ("greeting", "attaching"):
+            return self._die("handshake_timed_out")
+        if name == "retire" and self.state == "retiring":
+            return self._die("retire_timed_out")
+        if name == "heartbeat" and self.state in ("attached", "retiring"):
+            return self._heartbeat()
+        if name == "reconnect" and self.state == "dead":
+            if self.awaits_epoch:
+                return [SetTimer("reconnect", self._pause)]
+            return [Reconnect()]
+        if name == "engine" and self._engine is not None:
+            key, self._engine = self._engine, None
+            return [EngineFailed(key, "the translator did not deliver the engine in time")]
+        if name == "swap" and self._swap is not None:
+            backend, self._swap = self._swap, None
+            return [SwapFailed(backend, "the translator did not answer in time")]
+        return []
+
+    def receive(self, message: Message) -> list[MachineAction]:
+        """A message came."""
+        if isinstance(message, Error) and message.session == 0 and self.state in _CONNECTED:
+            return self._on_error(message)
+        if self.state not in _CONNECTED or message.session != self.session:
+            return [_dropped(message, "other_session")]
+        self._heard = self._beat
+        match message:
+            case Welcome():
+                return self._on_welcome(message)
+            case Attached():
+                return self._on_attached(message)
+            case Translated() | Rejected():
+                return self._on_answer(message)
+            case Retired():
+                return self._on_retired(message)
+            case EngineReady():
+                return self._on_engine_ready(message)
+            case Swapped():
+                return self._on_swapped(message)
+            case Pong():
+                if message.incarnation != self.incarnation and self.state != "greeting":
+                    return self._die("translator_restarted")
+                return []
+            case StatsReply():
+                return [StatsArrived(message)]
+            case Error():
+                return self._on_error(message)
+            case Bye():
+                return self._die(f"said_goodbye: {message.reason}")
+            case _:
+                return [_dropped(message, "wrong_direction")]
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def _on_welcome(self, message: Welcome) -> list[MachineAction]:
+        if self.state != "greeting":
+            return [_dropped(message, "duplicate")]
+        offer = self._offer
+        for what, theirs, ours in (
+            ("layout", message.layout_hash, offer.layout_hash),
+            ("instruction set", message.isa_hash, offer.isa_hash),
+        ):
+            if theirs != ours:
+                return self._incompatible(
+                    f"translator (process {message.pid}) has the {what} {theirs}, this machine "
+                    f"{ours}: run both from the same installation"
+                )
+        self.state = "attaching"
+        self.backends = message.backends
+        self.incarnation = message.incarnation
+        self.translator_pid = message.pid
+        self._spent_epoch = self.epoch
+        actions: list[MachineAction] = [
+            Send(Attach(self.session, self.epoch, offer.ram, offer.ram_base, offer.ctrl, offer.pid))
+        ]
+        if self._engine is not None:
+            actions.append(Send(Engine(self.session, self._engine)))
+        return actions
+
+    def _on_attached(self, message: Attached) -> list[MachineAction]:
+        if message.epoch != self.epoch:
+            return [_dropped(message, "stale_epoch")]
+        if self.state != "attaching":
+            return [_dropped(message, "duplicate")]
+        return [*self._attach(message), *_cancel("handshake")]
+
+    def _on_retired(self, message: Retired) -> list[MachineAction]:
+        if message.epoch != self.epoch:
+            return [_dropped(message, "stale_epoch")]
+        if self.state != "retiring":
+            return [_dropped(message, "duplicate")]
+        if message.live_older:
+            return self._die(f"retired_with_{message.live_older}_older_alive")
+        return [*self._attach(message), *_cancel("retire", "handshake"), RetirementDone(message)]
+
+    def _attach(self, message: Attached | Retired) -> list[MachineAction]:
+        """Code may be published from now on."""
+        if message.pid != self.translator_pid:
+            return self._die("segment_of_another_process")
+        self.state = "attached"
+        self.code = message.code
+        self.backend = message.backend
+        self._pause = self._deadlines.reconnect
+        return [
+            AttachCode(message.code, message.epoch),
+            SetTimer("heartbeat", self._deadlines.heartbeat),
+        ]
+
+    def _on_answer(self, message: Translated | Rejected) -> list[MachineAction]:
+        if self.state != "attached" or message.epoch != self.epoch or self.code is None:
+            return [_dropped(message, "stale_epoch")]
+        asked = self._requests.remove(message.id)
+        if asked is None:
+            return [_dropped(message, "not_outstanding")]
+        failed = _failed(asked, "answer_inconsistent")
+        if message.stamp != asked.stamp:
+            return [_dropped(message, "another_stamp"), failed]
+        if isinstance(message, Translated):
+            if message.code_offset + message.code_size > self.code.size:
+                return [_dropped(message, "outside_of_code_segment"), failed]
+            return [Publish(message)]
+        if message.reason == "code_space_full" and not self._full:
+            self._full = True
+            return [RequestRefused(message), CodeSpaceFull()]
+        return [RequestRefused(message)]
+
+    def _on_engine_ready(self, message: EngineReady) -> list[MachineAction]:
+        if message.key != self._engine:
+            return [_dropped(message, "not_outstanding")]
+        self._engine = None
+        return [EngineLoaded(message.key, message.path), *_cancel("engine")]
+
+    def _on_swapped(self, message: Swapped) -> list[MachineAction]:
+        if message.backend != self._swap:
+            return [_dropped(message, "not_outstanding")]
+        self._swap = None
+        return [SwapReady(message.backend), *_cancel("swap")]
+
+    def _on_error(self, message: Error) -> list[MachineAction]:
+        if self.state == "greeting" and message.name in _MISMATCHES:
+            return self._incompatible(f"translator: {message.text}")
+        if message.name == "engine_failed" and self._engine is not None:
+            key, self._engine = self._engine, None
+            return [EngineFailed(key, message.text), *_cancel("engine")]
+        if message.name == "unknown_backend" and self._swap is not None:
+            backend, self._swap = self._swap, None
+            return [SwapFailed(backend, message.text), *_cancel("swap")]
+        if message.id:
+            asked = self._requests.remove(message.id)
+            if asked is None:
+                return [_dropped(message, "not_outstanding")]
+            return [_failed(asked, message.name)]
+        return self._die(message.name)
+
+    # --- inner life ------------------------------------------------------------------------------
+
+    def _heartbeat(self) -> list[MachineAction]:
+        self._beat += 1
+        if self._beat - self._heard > self._deadlines.missed:
+            return self._die("no_answer")
+        actions: list[MachineAction] = [
+            Send(Ping(self.session, self._beat)),
+            SetTimer("heartbeat", self._deadlines.heartbeat),
+        ]
+        for request in self._requests.before(self._beat - self._deadlines.request):
+            actions += self._give_up(request, "timed_out")
+        return actions
+
+    def _die(self, reason: str) -> list[MachineAction]:
+        self.state = "dead"
+        self._requests.clear()
+        actions: list[MachineAction] = [TranslatorDead(reason, self.awaits_epoch)]
+        actions += _cancel("handshake", "retire", "heartbeat", "swap")
+        if self._swap is not None:
+            actions.append(SwapFailed(self._swap, f"the translator is gone: {reason}"))
+            self._swap = None
+        actions.append(SetTimer("reconnect", self._pause))
+        self._pause = min(2 * self._pause, self._deadlines.reconnect_max)
+        return actions
+
+    def _incompatible(self, text: str) -> list[MachineAction]:
+        self.state = "incompatible"
+        actions: list[MachineAction] = [Incompatible(text), *_cancel("handshake", "engine")]
+        if self._engine is not None:
+            actions.append(EngineFailed(self._engine, text))
+            self._engine = None
+        return [Send(Bye(self.session, "incompatible")), *actions]
+
+    def _give_up(
+        self, request: Translate, reason: str, but: tuple[int, ...] = ()
+    ) -> list[MachineAction]:
+        """Cancel a request; its slots fail, but for those that are asked for anew at once."""
+        self._requests.remove(request.id)
+        rest = tuple(slot for slot in request.entries if slot not in but)
+        actions: list[MachineAction] = [Send(Cancel(self.session, request.id))]
+        if rest:
+            actions.append(RequestFailed(request.page, rest, reason))
+        return actions
+
+
+def _failed(request: Translate, reason: str) -> RequestFailed:
+    return RequestFailed(request.page, request.entries, reason)
+
+
+def _cancel(*names: str) -> list[MachineAction]:
+    return [CancelTimer(name) for name in names]
+
+
+def _dropped(message: Message, reason: str) -> Dropped:
+    return Dropped(tag_of(message), getattr(message, "id", 0), reason)

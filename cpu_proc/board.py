@@ -100,7 +100,9 @@ class Board:
         self._alarm: threading.Timer | None = None
         self.devices: dict[str, Device] = {
             "test_finisher": TestFinisher(machine.request),
-            "rtc": GoldfishRtc(plic.line(PLACES["rtc"].irq or 0), self._wall_clock, self._set_alarm),
+            "rtc": GoldfishRtc(
+                plic.line(PLACES["rtc"].irq or 0), self._wall_clock, self._set_alarm
+            ),
             "clint": Clint(len(harts), ClintPorts(harts)),
             "plic": plic,
             "uart": self.uart,
@@ -112,7 +114,7 @@ class Board:
                 plic.line(PLACES[name].irq or 0),
                 machine.memory,
                 backends.get(i),
-                legacy=getattr(options, "virtio_legacy", True),
+                legacy=options.virtio_legacy,
             )
         for name, device in self.devices.items():
             machine.memory.add_device(PLACES[name].base, device)

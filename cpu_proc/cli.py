@@ -99,7 +99,8 @@ def _run(words: list[str]) -> int:
     if options.log_json or options.log_file or options.log_items:
         from protocol import logs
 
-        level = "info" if options.log_items else logs.DEFAULT_LEVEL
+        wanted = options.log_items or options.log_json or options.log_file
+        level = "info" if wanted else logs.DEFAULT_LEVEL
         logs.configure(json=options.log_json, level=level, file=options.log_file)
     from cpu_proc import machine
 

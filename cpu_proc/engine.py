@@ -36,9 +36,9 @@ class Engine:
         """Address of one of the engine's symbols."""
         return self.base + self.symbols[name]
 
-    def function(self) -> ctypes._FuncPointer:
-        """`run` as a callable: takes the hart's address, releases the GIL, returns an exit reason."""
-        return ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(self.address("run"))
+    def function(self, name: str = "run") -> ctypes._FuncPointer:
+        """`run` or `step` as a callable: takes the hart's address, returns an exit reason."""
+        return ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(self.address(name))
 
 
 def load() -> Engine:
@@ -68,7 +68,5 @@ def _build() -> str:
         raise UserError(f"the engine could not be built: {error}") from error
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise UserError(
-            f"the engine could not be built: {' '.join(command[1:])} said: {reason[0]}"
-        )
+        raise UserError(f"the engine could not be built: {' '.join(command[1:])} said: {reason[0]}")
     return done.stdout.strip().splitlines()[-1]

@@ -21,8 +21,8 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from cpu_proc import native
-from protocol.faults import AccessFault
 from protocol import layout
+from protocol.faults import AccessFault
 from protocol.layout import HART
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ MSIP, SEIP, MEIP = 1 << 3, 1 << 9, 1 << 11
 STCE = 1 << 63
 
 _READ = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
-_WRITE = ctypes.CFUNCTYPE(
-    None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64
-)
+_WRITE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
 _FP = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, *[ctypes.c_uint64] * 5)
 
 
@@ -50,6 +48,9 @@ class Owner(Protocol):
 
     def fail(self, error: BaseException) -> None:
         """Stop the machine because of a bug in a callback."""
+
+    def guest_error(self, hart: Hart, address: int, fault: AccessFault) -> None:
+        """The guest touched what nothing answers for; it gets an access fault."""
 
 
 class Hart:
@@ -64,6 +65,7 @@ class Hart:
         self.wake = threading.Event()
         self.stopped = False
         self._run = engine.function()
+        self._step = engine.function("step")
         self._memory = memory
         self._owner = owner
         self._callbacks = (
@@ -128,7 +130,9 @@ class Hart:
         """Copy the memory map's slots of memory; flushes what was looked up in the old one."""
         slots = [s for s in self._memory.slots if s.backing is not None]
         if len(slots) > layout.MAX_SLOTS:
-            raise ValueError(f"{len(slots)} ranges of memory, at most {layout.MAX_SLOTS} are supported")
+            raise ValueError(
+                f"{len(slots)} ranges of memory, at most {layout.MAX_SLOTS} are supported"
+            )
         for number, slot in enumerate(slots):
             backing = slot.backing
             assert backing is not None
@@ -171,6 +175,15 @@ class Hart:
         self.state.stat_leaves[min(reason, 7)] += 1
         return reason
 
+    def step(self) -> int:
+        """Take one interrupt, or execute one instruction, in tier 0; returns the exit reason.
+
+        EXIT_WAIT after a wfi with nothing to wake for, else most often EXIT_ATTENTION.
+        """
+        self.state.attention = 1
+        self.state.limit = 0
+        return int(self._step(self.address))
+
     def now(self) -> int:
         """mtime as this hart reads it."""
         state = self.state
@@ -210,8 +223,9 @@ class Hart:
             value = self._memory.mmio_read(address, size)
             self.state.host_status = 0
             return value
-        except AccessFault:
+        except AccessFault as fault:
             self.state.host_status = 1
+            self._owner.guest_error(self, address, fault)
         except BaseException as error:
             self.state.host_status = 1
             self._owner.fail(error)
@@ -221,8 +235,9 @@ class Hart:
         try:
             self._memory.mmio_write(address, size, value)
             self.state.host_status = 0
-        except AccessFault:
+        except AccessFault as fault:
             self.state.host_status = 1
+            self._owner.guest_error(self, address, fault)
         except BaseException as error:
             self.state.host_status = 1
             self._owner.fail(error)

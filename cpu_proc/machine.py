@@ -15,9 +15,10 @@ Read next: `safe_point.py`, `retirement.py`, `hart.py`, `board.py`.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpu_proc import engine as engines
@@ -32,7 +33,8 @@ from cpu_proc.safe_point import SafePoint
 from cpu_proc.segments import ControlSegment, GuestMemory
 from devices.device import Fail, PowerOff, Request, Reset
 from protocol import layout
-
+from protocol.errors import UserError
+from protocol.faults import AccessFault
 from protocol.layout import HART, PAGE_SIZE, RECORD_ARRAY_STRIDE
 from protocol.logs import get_logger
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 log = get_logger("machine")
 
 RECORD_ARRAYS = 8192  # pages with records at once: 288 MiB when all are used
+SWITCH_INTERVAL = 0.0005  # seconds a device access may wait for another thread of this process
 IDLE_WAIT = 3600.0  # seconds; a sleeping hart is woken by what it waits for, not by this
 MOUNTED_LOSSES = "a translation was used after it was retired"
 
@@ -104,6 +107,8 @@ class Machine:
             hart.state.hot_limit = 1 if self.options.threshold == 1 else layout.HOT_RING
             if self.options.icount is not None:
                 hart.state.icount = 1 << self.options.icount
+            hart.state.trace = int("int" in self.options.log_items)
+            hart.state.trap_pc = NEVER
             hart.state.features = self.options.svadu | self.options.sstc << 1
             if self.options.max_instructions is not None:
                 hart.state.stop_count = self.options.max_instructions
@@ -153,6 +158,13 @@ class Machine:
             self.memory.write_rom(self.plan.dtb_address, self._tree)
             self.memory.write_rom(ROM_BASE, self.board.rom(self.plan))
 
+    def dump_device_tree(self, path: str) -> None:
+        """Write the device tree to a file. Raises UserError if that cannot be done."""
+        try:
+            Path(path).write_bytes(self._tree)
+        except OSError as error:
+            raise UserError(f"-machine dumpdtb={path}: {error.strerror}") from error
+
     def wait(self) -> int:
         """Wait for the end; the exit code. Raises what a callback raised."""
         while not self._ended.wait(1.0):
@@ -185,6 +197,11 @@ class Machine:
         if self.failure is None:
             self.failure = error
         self.end(1)
+
+    def guest_error(self, hart: Hart, address: int, fault: AccessFault) -> None:
+        """The guest touched what nothing answers for."""
+        if "guest_errors" in self.options.log_items:
+            log.info("access_refused", hart=hart.index, address=address, what=str(fault))
 
     # --- requests: devices, the console, the user -----------------------------------------------
 
@@ -255,10 +272,26 @@ class Machine:
                     self._serve_retirement(hart)
                 elif reason == layout.EXIT_POOL:
                     self.safe_point.post(lambda: self.retirement.everything("overflow"))
+                elif reason == layout.EXIT_TRAP:
+                    self._log_trap(hart)
                 elif reason == layout.EXIT_STOP:
                     self.end(0)
         except BaseException as error:
             self.fail(error)
+
+    @staticmethod
+    def _log_trap(hart: Hart) -> None:
+        state = hart.state
+        log.info(
+            "trap_taken",
+            hart=hart.index,
+            cause=state.trap_cause,
+            pc=state.trap_pc,
+            value=state.trap_value,
+            priv=int(state.priv),
+            handler=int(state.pc),
+        )
+        state.trap_pc = NEVER
 
     def _serve_hot(self, hart: Hart) -> None:
         """Ask for regions at the records found hot."""
@@ -283,7 +316,9 @@ class Machine:
             elif page is not None:
                 retired = self.records.retire_regions(page, state.exit_lines)
                 if retired:
-                    self.retirement.note("guest_store", page=page, regions=retired, pc=int(state.pc))
+                    self.retirement.note(
+                        "guest_store", page=page, regions=retired, pc=int(state.pc)
+                    )
             state.exit_lines = 0
             self._serve_htif()
 
@@ -308,8 +343,10 @@ class Machine:
         while offset < end:
             part = min(end - offset, PAGE_SIZE - offset % PAGE_SIZE)
             page = backing.page(offset)
+            regions = self.records.region_count
             if self.records.written(page, offset % PAGE_SIZE, part):
-                self.retirement.note("memory_write", page=page)
+                regions -= self.records.region_count
+                self.retirement.note("memory_write", page=page, regions=regions)
             offset += part
 
     @property
@@ -333,15 +370,22 @@ class EndedEarly(Exception):
 
 def run(options: RunOptions) -> int:
     """Run a machine to its end; the exit code of the process."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
     machine = Machine(options)
     try:
+        if options.dump_dtb is not None:
+            machine.dump_device_tree(options.dump_dtb)
+            return 0
         machine.power_on()
         code = machine.wait()
         if options.signature is not None:
             from cpu_proc import signature
 
             signature.write(
-                options.signature, machine.memory.read, machine.plan.symbols, options.signature_granularity
+                options.signature,
+                machine.memory.read,
+                machine.plan.symbols,
+                options.signature_granularity,
             )
         if options.stats:
             machine.console.flush()
@@ -353,8 +397,6 @@ def run(options: RunOptions) -> int:
 
 def print_stats(machine: Machine) -> None:
     """What happened, on standard error."""
-    import sys
-
     names = ("other", "attention", "wait", "retire", "pool", "stop", "hot", "?")
     for hart in machine.harts:
         state = hart.state
@@ -372,6 +414,3 @@ def print_stats(machine: Machine) -> None:
     if machine.translator is not None:
         for line in machine.translator.summary():
             print(line, file=sys.stderr)
-
-
-

@@ -57,7 +57,9 @@ def _map(size: int, protection: int, flags: int, fd: int = -1, offset: int = 0) 
 def map_private(size: int) -> int:
     """Zeroed private memory, for reading and writing; pages appear when they are touched."""
     return _map(
-        size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        size,
+        mmap.PROT_READ | mmap.PROT_WRITE,
+        mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE,
     )
 
 

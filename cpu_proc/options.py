@@ -41,9 +41,8 @@ tier 0 does.
 """
 
 LOG_ITEMS = {
-    "in_asm": "guest code, disassembled when it is first met",
+    "in_asm": "guest code, disassembled when a region of it is published",
     "int": "traps and interrupts taken",
-    "exec": "regions entered",
     "retire": "translated code retired, and why",
     "guest_errors": "accesses and values no device understands",
 }
@@ -114,6 +113,8 @@ class RunOptions:
     images: tuple[ExtraImage, ...] = ()
     virtio: tuple[VirtioDevice, ...] = ()
     """In the order of the command line. QEMU fills the highest virtio-mmio slot first."""
+    virtio_legacy: bool = True
+    """The virtio-mmio slots speak version 1, QEMU's default; otherwise version 2."""
     serial: Serial = Serial()
     reboot: bool = True
     """False (`-no-reboot`): a guest's reset ends the run."""
@@ -313,6 +314,16 @@ def _device(draft: _Draft, option: str, text: str) -> None:
     else:
         known = "loader, virtio-blk-device, virtio-rng-device"
         raise values.complain(option, text, f"unknown device {kind!r} (known: {known})")
+
+
+@_option("global", "virtio-mmio.force-legacy=on|off", "virtio-mmio version 1 (on, default) or 2")
+def _global(draft: _Draft, option: str, text: str) -> None:
+    name = "virtio-mmio.force-legacy"
+    key, equals, value = text.partition("=")
+    if key != name or not equals:
+        raise values.complain(option, text, f"the only property is {name}=on|off")
+    legacy = values.on_off(option, text, value)
+    draft.options = replace(draft.options, virtio_legacy=legacy)
 
 
 @_option("nographic", "", "no display: the default here, taken for QEMU's sake")

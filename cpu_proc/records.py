@@ -91,7 +91,7 @@ class Records:
         """Index of the page with its descriptor at this address; None for a scratch array's."""
         offset = descriptor - self._pages_address
         page = offset // PAGE.size
-        return page if 0 <= offset and page < self._page_count else None
+        return page if offset >= 0 and page < self._page_count else None
 
     def slot_of(self, record: int) -> int:
         """Slot of a record in its array."""
@@ -121,7 +121,8 @@ class Records:
 
     def retire_regions(self, page: int, lines: int) -> int:
         """Take back every region made from these lines of a page; how many there were."""
-        keep, gone = [], []
+        keep: list[Region] = []
+        gone: list[Region] = []
         for region in self.regions.get(page, ()):
             (gone if region.lines & lines else keep).append(region)
         if gone:
@@ -150,6 +151,10 @@ class Records:
         self.watched[page] = self.watched.get(page, 0) | lines
         self._pages[page * _WORDS + _LINES] |= lines
         self._pages[page * _WORDS + _REGION_LINES] |= lines
+
+    def entry_slots(self, page: int) -> set[int]:
+        """Slots of a page that published regions are entered at."""
+        return {slot for region in self.regions.get(page, ()) for slot, _ in region.entries}
 
     # --- publication -----------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ class Retirement:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._logged = "retire" in machine.options.log_items
         self._start = time.monotonic()
         self.epoch = 1
         self.history: deque[Event] = deque(maxlen=HISTORY)
@@ -81,6 +82,8 @@ class Retirement:
         took = 0.0 if began is None else (now - began) * 1e3
         self.counts[cause] += 1
         self.history.append(Event(now - self._start, cause, self.epoch, took, details))
+        if self._logged and began is None:
+            log.info("code_retired", cause=cause, epoch=self.epoch, **details)
 
     def summary(self) -> list[str]:
         """Lines for --stats."""

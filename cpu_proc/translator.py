@@ -1,8 +1,8 @@
 """The machine's end of its translator: the I/O thread, the child process, the code segment.
 
 The problem: harts must never wait for the translator, but for a retirement of everything, and that
-only to a deadline. So a thread of its own carries the session (`protocol/session_machine.py` decides,
-this module acts); harts put wishes into its mailbox, and what it has for them - a publication, a
+only to a deadline. So a thread of its own carries the session (`protocol/session_machine.py`
+decides, this module acts); harts put wishes into its mailbox, and what it has for them - a publication, a
 retirement because the translator is lost - it posts for the next safe point.
 
 Invariants:
@@ -18,6 +18,7 @@ Read next: `retirement.py`, `protocol/session_machine.py`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import subprocess
@@ -34,6 +35,8 @@ from protocol.logs import get_logger
 from protocol.riscv.identity import isa_hash
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from cpu_proc.machine import Machine
     from cpu_proc.options import RunOptions
     from protocol.messages import Segment, Translated
@@ -46,7 +49,34 @@ log = get_logger("translator_link")
 RETIRE_PATIENCE = 5.0  # seconds a hart waits for `retire`; the session's own deadline is shorter
 FORCED_PATIENCE = 10.0  # seconds to wait for a region when every one is waited for
 CLOSE_PATIENCE = 2.0
+WINDOW = (
+    6  # requests under way: enough to keep workers busy, few enough that the hottest comes next
+)
+_ASK_AGAIN = frozenset(("not_attached", "window_full", "send_queue_full", "timed_out"))
 POLL_LIMIT = 5.0
+
+
+class Backlog:
+    """Hot slots not asked for yet, by page; hotter the more often they were reported."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, Counter[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def add(self, wanted: Mapping[int, Iterable[int]]) -> None:
+        for page, slots in wanted.items():
+            self._pages.setdefault(page, Counter()).update(slots)
+
+    def take(self) -> tuple[int, list[int], int]:
+        """Remove the hottest page: (page, its slots, heat)."""
+        page = max(self._pages, key=lambda p: self._pages[p].total())
+        slots = self._pages.pop(page)
+        return page, sorted(slots), slots.total()
+
+    def clear(self) -> None:
+        self._pages.clear()
 
 
 class TranslatorLink:
@@ -62,7 +92,10 @@ class TranslatorLink:
         self._mailbox: Mailbox[tuple[Any, ...]] | None = None
         self._early: list[tuple[Any, ...]] = []  # wishes from before the mailbox was there
         self._gate = threading.Lock()
+        # Not the one of when the session is made: a guest may have reset by then, and said so.
+        self._first_epoch = machine.retirement.epoch
         self._code: tuple[int, int, int] | None = None  # address, size, epoch
+        self._backlog = Backlog()
         self._quiet: list[threading.Event] = []  # wait for no request outstanding
         self._settling: list[threading.Event] = []  # wait for a retirement's end
         self._retired: dict[str, Any] = {}
@@ -164,7 +197,7 @@ class TranslatorLink:
             ram_base=0x8000_0000,
             ctrl=Segment(ctrl.path, ctrl.size),
         )
-        self._session: MachineSession = MachineSession(offer, machine.retirement.epoch)
+        self._session: MachineSession = MachineSession(offer, self._first_epoch)
         self._timers: Timers = Timers()
         with self._gate:
             self._mailbox = Mailbox()
@@ -187,13 +220,16 @@ class TranslatorLink:
                 self._act(self._session.disconnected())
             for name in self._timers.due():
                 self._act(self._session.timer(name))
+            self._feed()
             self._tell_waiters()
         self._client.close()
 
     def _tell_waiters(self) -> None:
         if self._session.settled:
             self._release(self._settling)
-        if self._session.outstanding == 0:
+        if self._session.outstanding == 0 and (
+            self._session.state != "attached" or not self._backlog
+        ):
             self._release(self._quiet)
 
     @staticmethod
@@ -205,21 +241,32 @@ class TranslatorLink:
     def _obey(self, wish: tuple[Any, ...]) -> None:
         match wish:
             case ("want", wanted):
-                for page, slots in wanted.items():
-                    self._act(self._session.request(self._stamp(page), slots, 1))
+                self._backlog.add(wanted)
             case ("quiet", event):
                 self._quiet.append(event)
             case ("retire", epoch, cause, event):
                 self._settling.append(event)
+                self._backlog.clear()
                 self._act(self._session.retire(epoch, cause))
                 self._drop_code()
             case ("close",):
                 self._act(self._session.close("machine ended"))
 
+    def _feed(self) -> None:
+        """Ask for the hottest pages, as many as may be under way."""
+        session = self._session
+        while session.state == "attached" and session.outstanding < WINDOW and self._backlog:
+            page, slots, heat = self._backlog.take()
+            covered = self._machine.records.entry_slots(page)
+            wanted = [slot for slot in slots if slot not in covered]
+            if wanted:
+                self._act(session.request(self._stamp(page), wanted, heat))
+
     def _stamp(self, page: int) -> Stamp:
         words = self._machine.control.words
         generation = self._machine.records.generation(page)
-        return Stamp(int(words.epoch), int(words.map_generation), page, generation, 0)
+        exact = int(self._options.icount is not None)
+        return Stamp(int(words.epoch), int(words.map_generation), page, generation, exact)
 
     def _act(self, actions: list[MachineAction]) -> None:
         from protocol import session as s
@@ -235,7 +282,7 @@ class TranslatorLink:
                     self._timers.cancel(name)
                 case s.Publish(message):
                     self.counts["translated"] += 1
-                    self._machine.safe_point.post(lambda m=message: self._publish(m))
+                    self._machine.safe_point.post(functools.partial(self._publish, message))
                 case s.AttachCode(code, epoch):
                     self._attach_code(code, epoch)
                 case s.DropCode():
@@ -249,14 +296,16 @@ class TranslatorLink:
                     }
                 case s.RequestRefused(message):
                     self.counts[f"refused_{message.reason}"] += 1
-                case s.RequestFailed(_, _, reason):
+                case s.RequestFailed(page=page, entries=entries, reason=reason):
                     self.counts[f"failed_{reason}"] += 1
-                case s.Dropped(tag, identity, reason):
+                    if reason in _ASK_AGAIN:
+                        self._backlog.add({page: entries})
+                case s.Dropped(tag=tag, id=identity, reason=reason):
                     self.counts[f"dropped_{reason}"] += 1
                     log.debug("message_dropped", message=tag, id=identity, reason=reason)
                 case s.CodeSpaceFull():
                     self._post_retirement("code_space_full")
-                case s.TranslatorDead(reason, epoch_needed):
+                case s.TranslatorDead(reason=reason, epoch_needed=epoch_needed):
                     log.warning("translator_lost", reason=reason, epoch=self._session.epoch)
                     self.counts["lost"] += 1
                     if epoch_needed:
@@ -341,6 +390,20 @@ class TranslatorLink:
         for name, microseconds in message.timings._asdict().items():
             self.times[name] += microseconds
         log.info("region_published", id=message.id, page=page, entries=len(entries))
+        if "in_asm" in self._options.log_items:
+            self._log_code(message, bytes(content))
+
+    @staticmethod
+    def _log_code(message: Translated, content: bytes) -> None:
+        from protocol.riscv.disassembler import disassemble, length
+
+        for start, size in message.spans:
+            at = start
+            while at < start + size:
+                raw = int.from_bytes(content[at : at + 4], "little")
+                text = disassemble(raw, at)
+                log.info("guest_code", id=message.id, page=message.page, offset=at, code=text)
+                at += length(raw)
 
     # --- the child -------------------------------------------------------------------------------
 
@@ -351,7 +414,8 @@ class TranslatorLink:
         if self._options.log_json:
             command.append("--log-json")
         try:
-            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+            # In a process group of its own: Ctrl-C is this process's to answer; it ends the child.
+            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
         except OSError as error:
             log.warning("translator_not_started", error=str(error))
             return

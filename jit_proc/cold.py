@@ -33,6 +33,7 @@ STATUS_WAIT = 3  # wfi
 # Byte of the operand word in which a record keeps a field; `operand_bytes` makes the exception.
 _BYTES = {"rd": 4, "rs1": 5, "rs2": 6, "rs3": 7}
 
+
 def transfers_control(function: Function) -> bool:
     """Whether a semantics function may go on elsewhere than at the next instruction."""
     return bool(function.builtins & {"branch", "jump", "resync"})

@@ -18,14 +18,25 @@ from __future__ import annotations
 from jit_proc import fp
 from jit_proc.cold import SUPPORT, ColdEmitter
 from jit_proc.decoder import DecodeTree, is_direct, variant
-from jit_proc.handlers import PARAMS, HotEmitter, define_cold, is_hot, is_transparent, lookup, needs_slow_path
+from jit_proc.handlers import (
+    PARAMS,
+    HotEmitter,
+    define_cold,
+    is_hot,
+    is_transparent,
+    lookup,
+    needs_slow_path,
+)
 from jit_proc.runtime import ROUTINES
 from protocol.layout import HART
 from protocol.riscv import isa
 from protocol.riscv.isa import Instruction, parse_pattern
 from protocol.riscv.language import Function, routine_from_source
 
-EXPORTS = ("run", "h_decode", "h_page_end", "h_far_jump", "h_straddle", "region_load", "region_store")
+EXPORTS = (
+    *("run", "step", "h_decode", "h_page_end", "h_far_jump", "h_straddle"),
+    *("region_load", "region_store"),
+)
 PASSES = ("always-inline", "sroa", "instcombine", "simplifycfg")
 LEVEL = 2
 
@@ -62,6 +73,11 @@ def _decode() -> str:
 def _page_end() -> str:
     """Go on at the record's pc by way of the fetch TLB: the end of a page, or of the scratch array."""
     out = _Special()
+    look, go = out.new_label(), out.new_label()
+    out.branch_if(out.compare("uge", "%count", out.read_field("limit")), look, go, ", !prof !1")
+    out.label(look)
+    out.tail("@h_look", "%record", "%count")
+    out.label(go)
     record, bias = lookup(out, out.special("pc"), "%count")
     out.dispatch(record, "%count", bias)
     return out.text("page_end")
@@ -146,6 +162,19 @@ def _straddle() -> str:
     return out.text("straddle")
 
 
+def _step() -> str:
+    """One interrupt, or the one instruction at hart.pc; `hart.limit` is 0, so the hart leaves then."""
+    out = _Special()
+    trapped, go = out.new_label(), out.new_label()
+    found = out.value("call i64 @r_fetch_step(ptr %hart)")
+    out.branch_if(out.compare("eq", found, "0"), trapped, go)
+    out.label(trapped)
+    out.tail("@h_settle", "%record", "%count")
+    out.label(go)
+    out.dispatch(out.pointer(found), "%count", out.read_field("fetch_bias"))
+    return out.text("step")
+
+
 def _hot() -> str:
     out = _Special()
     out.emit(f"call void @r_note_hot(ptr %hart, i64 {out.record_word()})")
@@ -158,8 +187,10 @@ def _hot() -> str:
     return out.text("hot")
 
 
-_RUN = f"""
-define i64 @run(ptr %hart) nounwind strictfp {{
+def _entry(name: str, handler: str) -> str:
+    """A function that enters guest code by a handler; it returns why guest code was left."""
+    return f"""
+define i64 @{name}(ptr %hart) nounwind strictfp {{
   call void @fp_enter(ptr %hart)
   %reason = getelementptr i8, ptr %hart, i64 {HART.offset("exit_reason")}
   store i64 0, ptr %reason
@@ -167,25 +198,29 @@ define i64 @run(ptr %hart) nounwind strictfp {{
   %count = load i64, ptr %cp
   %tp = getelementptr i8, ptr %hart, i64 {HART.offset("data_tlb")}
   %tlb = load ptr, ptr %tp
-  call preserve_nonecc void @h_settle(ptr %hart, ptr null, i64 0, i64 %count, ptr %tlb)
+  call preserve_nonecc void @{handler}(ptr %hart, ptr null, i64 0, i64 %count, ptr %tlb)
   call void @fp_leave(ptr %hart)
   %r = load i64, ptr %reason
   ret i64 %r
 }}
-define preserve_mostcc i64 @region_load(ptr %hart, i64 %address, i64 %size) nounwind strictfp {{
+"""
+
+
+_RUN = """
+define preserve_mostcc i64 @region_load(ptr %hart, i64 %address, i64 %size) nounwind strictfp {
   %r = call i64 @r_region_load(ptr %hart, i64 %address, i64 %size)
   ret i64 %r
-}}
-define preserve_mostcc i64 @region_store(ptr %hart, i64 %address, i64 %size) nounwind strictfp {{
+}
+define preserve_mostcc i64 @region_store(ptr %hart, i64 %address, i64 %size) nounwind strictfp {
   %r = call i64 @r_region_store(ptr %hart, i64 %address, i64 %size)
   ret i64 %r
-}}
+}
 declare i64 @llvm.ctlz.i64(i64, i1)
 declare i64 @llvm.cttz.i64(i64, i1)
 declare i64 @llvm.ctpop.i64(i64)
 declare i64 @llvm.bswap.i64(i64)
-!0 = !{{!"branch_weights", i32 2000, i32 1}}
-!1 = !{{!"branch_weights", i32 1, i32 2000}}
+!0 = !{!"branch_weights", i32 2000, i32 1}
+!1 = !{!"branch_weights", i32 1, i32 2000}
 """
 
 
@@ -193,12 +228,14 @@ def text() -> str:
     """The engine's LLVM module."""
     isa.load_all()
     routines: dict[str, Function] = dict(ROUTINES)
-    parts = [SUPPORT, fp.text(), _RUN]
+    parts = [SUPPORT, fp.text(), _RUN, _entry("run", "h_settle"), _entry("step", "h_step")]
     handlers: dict[str, str] = {}
     cold: dict[str, Instruction] = {}
     encodings = list(isa.ENCODINGS.values())
     variants = [(e.instruction, e.length, variant(e), False) for e in encodings]
-    variants += [(e.instruction, e.length, variant(e, True), True) for e in encodings if is_direct(e)]
+    variants += [
+        (e.instruction, e.length, variant(e, True), True) for e in encodings if is_direct(e)
+    ]
     variants += [(_illegal(16), 2, "illegal_2", False), (_illegal(32), 4, "illegal_4", False)]
     for instruction, length, name, near in variants:
         if name in handlers:
@@ -227,7 +264,7 @@ def text() -> str:
             body = body.replace(" nounwind {", " nounwind strictfp alwaysinline {", 1)
         parts.append(body)
     parts += handlers.values()
-    parts += [_decode(), _page_end(), _settle(), _straddle(), _hot()]
+    parts += [_decode(), _page_end(), _settle(), _straddle(), _step(), _hot()]
     parts += [
         _to_memory("look", "record"),
         _to_memory("far_jump", "address"),

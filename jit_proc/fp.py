@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 
 from protocol.layout import HART
-from protocol.riscv.language import FP_BUILTINS, BUILTINS
+from protocol.riscv.language import BUILTINS, FP_BUILTINS
 
 OPERATIONS = tuple(sorted(FP_BUILTINS))  # a callback names an operation by its index here
 
@@ -77,7 +77,9 @@ def _pack(fmt: str) -> str:
 
 def _function(name: str, params: str, body: str, result: str = "i64", inline: bool = True) -> str:
     attribute = "alwaysinline" if inline else "noinline"
-    return f"define internal {result} @{name}({params}) nounwind strictfp {attribute} {{\n{body}}}\n"
+    return (
+        f"define internal {result} @{name}({params}) nounwind strictfp {attribute} {{\n{body}}}\n"
+    )
 
 
 def _host(op: str, declarations: set[str]) -> str:
@@ -106,7 +108,12 @@ def _host(op: str, declarations: set[str]) -> str:
         return _function(name, "i64 %a, i64 %b, i64 %c", body)
     if rest in ("lt", "le", "eq"):
         kind = "fcmp" if rest == "eq" else "fcmps"
-        r = call("i1", f"{kind}.{fmt}", [f"{real} %a.f", f"{real} %b.f"], f'metadata !"o{rest}", {_STRICT}')
+        r = call(
+            "i1",
+            f"{kind}.{fmt}",
+            [f"{real} %a.f", f"{real} %b.f"],
+            f'metadata !"o{rest}", {_STRICT}',
+        )
         body = _unpack("a", fmt) + _unpack("b", fmt) + f"  %r = {r}\n  ret i1 %r\n"
         return _function(name, "i64 %a, i64 %b", body, "i1")
     if rest == "to_f32":
@@ -177,12 +184,22 @@ def _complete(op: str) -> str:
     operands = ", ".join(f"i64 %{n}" for n in names)
     params = f"ptr %hart, {operands}" + (", i64 %rm" if rounds else "")
     if not rounds:
-        return _function(f"fp_{op}", params, f"  %r = call {result} @host_{op}({operands})\n  ret {result} %r\n", result, False)
+        return _function(
+            f"fp_{op}",
+            params,
+            f"  %r = call {result} @host_{op}({operands})\n  ret {result} %r\n",
+            result,
+            False,
+        )
     padded = ", ".join(f"i64 %{n}" if n in names else "i64 0" for n in "abc")
     body = "  %isrmm = icmp eq i64 %rm, 4\n  br i1 %isrmm, label %soft, label %hard\n"
     body += "hard:\n"
     if has_condition(op):
-        body += "  %can = call i1 @can_" + op + "(i64 %a)\n  br i1 %can, label %host, label %soft\nhost:\n"
+        body += (
+            "  %can = call i1 @can_"
+            + op
+            + "(i64 %a)\n  br i1 %can, label %host, label %soft\nhost:\n"
+        )
     body += "  %old = call i64 @fp_begin(ptr %hart, i64 %rm)\n"
     if "_to_i" in op or "_to_u" in op:
         body += "  %istrunc = icmp eq i64 %rm, 1\n  br i1 %istrunc, label %trunc, label %round\ntrunc:\n"

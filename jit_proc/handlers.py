@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jit_proc import cold, fp
-from jit_proc.cold import ColdEmitter, operand_bytes, transfers_control
+from jit_proc.cold import operand_bytes, transfers_control
 from jit_proc.emit import TYPES, Emitter
 from protocol import layout
 from protocol.layout import FETCH_ENTRY, HART, TLB_ENTRY
@@ -196,7 +196,9 @@ class ValueEmitter(Emitter):
         pair = self.value(
             f"cmpxchg ptr {pointer}, i{width} {expected}, i{width} {value} seq_cst seq_cst, align {size}"
         )
-        failed = self.value(f"xor i1 {self.value(f'extractvalue {{ i{width}, i1 }} {pair}, 1')}, true")
+        failed = self.value(
+            f"xor i1 {self.value(f'extractvalue {{ i{width}, i1 }} {pair}, 1')}, true"
+        )
         return self.value(f"zext i1 {failed} to i64")
 
 
@@ -232,12 +234,14 @@ class HotEmitter(ValueEmitter):
         if self._slow:
             self.label(self._slow)
             self.tail(f"@h_{slow}", "%record", "%count")
-        return "\n".join([
-            f"define hidden preserve_nonecc void @h_{name}({PARAMS}) nounwind strictfp {{",
-            *self.allocas,
-            *self.lines,
-            "}",
-        ])
+        return "\n".join(
+            [
+                f"define hidden preserve_nonecc void @h_{name}({PARAMS}) nounwind strictfp {{",
+                *self.allocas,
+                *self.lines,
+                "}",
+            ]
+        )
 
     def slow_label(self) -> str:
         self._slow = self._slow or self.new_label()
@@ -323,9 +327,7 @@ class HotEmitter(ValueEmitter):
         self.store_bytes(value, self.host_address(address, entry), int(size))
 
 
-def lookup(
-    out: Emitter, target: str, count: str, far_jump: str = "@h_far_jump"
-) -> tuple[str, str]:
+def lookup(out: Emitter, target: str, count: str, far_jump: str = "@h_far_jump") -> tuple[str, str]:
     """Emit a look into the fetch TLB: (record, bias) of `target`; a miss goes to `@h_far_jump`."""
     index = out.binary("and", out.binary("lshr", target, "12"), str(layout.FETCH_TLB_ENTRIES - 1))
     table = out.value(f"load ptr, ptr {out.field('fetch_tlb')}, align 8")
@@ -341,7 +343,9 @@ def lookup(
     )
     out.terminate("ret void")
     out.label(hit)
-    records = out.value(f"load ptr, ptr {out.address(entry, FETCH_ENTRY.offset('records'))}, align 8")
+    records = out.value(
+        f"load ptr, ptr {out.address(entry, FETCH_ENTRY.offset('records'))}, align 8"
+    )
     offset = out.binary("shl", out.binary("and", target, "4095"), "3")
     bias = out.load_word(out.address(entry, FETCH_ENTRY.offset("bias")))
     return out.address(records, offset), bias
@@ -367,7 +371,11 @@ def define_cold(instruction: Instruction, length: int, name: str) -> str:
         f"i64 {cold.STATUS_TRAP}, label %{trapped} i64 {cold.STATUS_WAIT}, label %{waits} ]"
     )
     count = out.binary("add", "%count", "1")
-    for label, target, ticks in ((jumped, "resume", "1"), (trapped, "enter", "0"), (waits, "sleep", "1")):
+    for label, target, ticks in (
+        (jumped, "resume", "1"),
+        (trapped, "enter", "0"),
+        (waits, "sleep", "1"),
+    ):
         out.label(label)
         out.tail(f"@h_{target}", "%record", out.binary("add", "%count", ticks))
     out.label(next_)
@@ -380,14 +388,20 @@ def define_cold(instruction: Instruction, length: int, name: str) -> str:
         out.tail("@h_look", record, count)
         out.label(go)
     out.dispatch(record, count)
-    return "\n".join([
-        f"define hidden preserve_nonecc void @h_{name}({PARAMS}) nounwind strictfp {{", *out.lines, "}"
-    ])
+    return "\n".join(
+        [
+            f"define hidden preserve_nonecc void @h_{name}({PARAMS}) nounwind strictfp {{",
+            *out.lines,
+            "}",
+        ]
+    )
 
 
 def uses_raw(function: Function) -> bool:
     """Whether a function or a routine it calls reads the instruction's bits."""
-    specials = any(getattr(n, "name", "") == "raw" and not isinstance(n, Call) for n in function.nodes)
+    specials = any(
+        getattr(n, "name", "") == "raw" and not isinstance(n, Call) for n in function.nodes
+    )
     return specials or any(uses_raw(c) for c in function.callees)
 
 

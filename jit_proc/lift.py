@@ -16,7 +16,8 @@ How control and state stand:
   that is not a handler's) it leaves to the engine's `execute_one`, before it has changed anything.
 - Every cycle - a back edge, a way out - compares `count` with `hart.limit`.
 
-Nothing of the hart's state is baked into the code but that FS is Dirty and frm valid, where floating
+Whether guest time is counted (`STATE_EXACT`) is fixed for a machine's life. Nothing else of the
+hart's state is baked into the code but that FS is Dirty and frm valid, where floating
 point is used; that is checked at the entry.
 
 Invariants: translating is a pure function of the job; bytes outside `spans` had no influence.
@@ -36,13 +37,13 @@ from jit_proc.emit import is_literal, literal
 from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY, ValueEmitter, is_hot, lookup
 from jit_proc.job import Job, Translation, Untranslatable
 from protocol.layout import HART, LINE_SIZE, PAGE_SIZE, RECORD_ARRAY_STRIDE
-from protocol.messages import MAX_ENTRIES
+from protocol.fields import MAX_ENTRIES, MAX_SPANS
 from protocol.riscv import isa
 from protocol.riscv.isa import Decoded
 from protocol.riscv.language import FP_BUILTINS, Function
 
+STATE_EXACT = 1  # bit of the state word: guest time is counted
 MAX_INSTRUCTIONS = 160
-_SPAN_LIMIT = 60  # a region of more pieces than the message holds is cut short
 _LIKELY_NOT = ", !prof !1"
 
 
@@ -151,9 +152,11 @@ def select(content: bytes, entries: tuple[int, ...]) -> Selection:
 class RegionEmitter(ValueEmitter):
     """Emits one region."""
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: Selection, exact: bool) -> None:
+        """`exact`: look at the limit at every taken branch, as tier 0 does (counted time)."""
         super().__init__()
         self.selection = selection
+        self.exact = exact
         self.site = next(iter(selection.sites.values()))
         self.pending = 0  # instructions retired in this block so far
         self.registers: dict[str, str] = {}  # "x5" -> its alloca
@@ -176,13 +179,15 @@ class RegionEmitter(ValueEmitter):
         self.emit_exits()
         attributes = "nounwind strictfp" if self.float_ops else "nounwind"
         # The entry block comes first; allocas stand in it.
-        return "\n".join([
-            f"define hidden preserve_nonecc void @region({PARAMS}) {attributes} {{",
-            "entry:",
-            *self.allocas,
-            *self.lines,
-            "}",
-        ])
+        return "\n".join(
+            [
+                f"define hidden preserve_nonecc void @region({PARAMS}) {attributes} {{",
+                "entry:",
+                *self.allocas,
+                *self.lines,
+                "}",
+            ]
+        )
 
     def emit_entry(self) -> None:
         """Load the registers, check what is assumed, go to the block that was meant."""
@@ -330,7 +335,9 @@ class RegionEmitter(ValueEmitter):
 
     def find(self, address: str, count: str) -> tuple[str, str]:
         """The record of an address by the fetch TLB; a miss leaves to the engine."""
-        return lookup(self, address, count, far_jump=self.value(f"load ptr, ptr {self.field('far_jump')}"))
+        return lookup(
+            self, address, count, far_jump=self.value(f"load ptr, ptr {self.field('far_jump')}")
+        )
 
     def due(self, count: str) -> str:
         limit = self.value(f"load atomic i64, ptr {self.field('limit')} monotonic, align 8")
@@ -398,7 +405,7 @@ class RegionEmitter(ValueEmitter):
             self.go(target, 1)
             return
         self.settle_count(1)
-        if target <= self.site.offset:
+        if target <= self.site.offset or self.exact:
             count = self.value("load i64, ptr %counter")
             on, look = self.new_label(), self.new_label()
             self.branch_if(self.due(count), look, on, _LIKELY_NOT)
@@ -425,7 +432,9 @@ class RegionEmitter(ValueEmitter):
         self.jump_to(after)
         self.label(miss)
         function = self.value(f"load ptr, ptr {self.field(helper)}")
-        slow = self.value(f"call preserve_mostcc i64 {function}(ptr %hart, i64 {address}, i64 {size})")
+        slow = self.value(
+            f"call preserve_mostcc i64 {function}(ptr %hart, i64 {address}, i64 {size})"
+        )
         self.branch_if(self.compare("eq", slow, "0"), self.slow_label(), after, _LIKELY_NOT)
         self.label(after)
         return self.pointer(self.value(f"phi i64 [ {fast}, %{hit} ], [ {slow}, %{miss} ]"))
@@ -482,7 +491,7 @@ def translate(job: Job) -> Translation:
     selection = select(job.content, job.entries)
     if not selection.entries:
         raise Untranslatable("unsupported", "no instruction at the entries can stand in a region")
-    emitter = RegionEmitter(selection)
+    emitter = RegionEmitter(selection, bool(job.state_word & STATE_EXACT))
     text = emitter.define()
     parts = {_PRELUDE: None, text: None}
     for op in sorted(emitter.float_ops - {""}):
@@ -499,7 +508,12 @@ def translate(job: Job) -> Translation:
         spans=spans,
         lines=lines,
         instructions=len(selection.sites),
-        passes=(*(("always-inline",) if emitter.routines or emitter.float_ops else ()), "sroa", "instcombine", "simplifycfg"),
+        passes=(
+            *(("always-inline",) if emitter.routines or emitter.float_ops else ()),
+            "sroa",
+            "instcombine",
+            "simplifycfg",
+        ),
     )
 
 

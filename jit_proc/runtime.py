@@ -72,6 +72,7 @@ EXIT_RETIRE = layout.EXIT_RETIRE
 EXIT_POOL = layout.EXIT_POOL
 EXIT_STOP = layout.EXIT_STOP
 EXIT_HOT = layout.EXIT_HOT
+EXIT_TRAP = layout.EXIT_TRAP
 FAULT = 1  # what `resolve` answers for a fault; no host address is 1
 
 
@@ -252,11 +253,12 @@ def enter_fault(cause, address):
 def memory_load(address, size):
     if (address & 4095) + size <= 4096:
         return load_part(address, size)
-    # Over a page's edge: both pages must be there before a byte is read.
-    second = (address + size) & ~4095
-    if resolve(address, 1, LOAD) == FAULT:
+    # Over a page's edge: both parts must be allowed before a byte is read.
+    first = 4096 - (address & 4095)
+    second = address + first
+    if resolve(address, first, LOAD) == FAULT:
         enter_fault(hart.fault_cause, address)
-    if resolve(second, 1, LOAD) == FAULT:
+    if resolve(second, size - first, LOAD) == FAULT:
         enter_fault(hart.fault_cause, second)
     value = 0
     i = 0
@@ -287,11 +289,19 @@ def memory_store(address, value, size):
     if (address & 4095) + size <= 4096:
         store_part(address, value, size)
         return
-    second = (address + size) & ~4095
-    if writable_place(address, 1) == FAULT:
+    # Both parts must be allowed, and memory, before a byte is written.
+    first = 4096 - (address & 4095)
+    second = address + first
+    place = writable_place(address, first)
+    if place == FAULT:
         enter_fault(hart.fault_cause, address)
-    if writable_place(second, 1) == FAULT:
+    other = writable_place(second, size - first)
+    if other == FAULT:
         enter_fault(hart.fault_cause, second)
+    if place == 0:
+        enter_fault(7, address)
+    if other == 0:
+        enter_fault(7, second)
     i = 0
     while i < size:
         store_part(address + i, value >> (8 * i), 1)
@@ -450,6 +460,16 @@ def fetch_single(address):
 
 
 @routine(pure=True)
+def fetch_step():
+    """The scratch record of the instruction to execute now; 0 after an interrupt or a trap."""
+    cause = pending_interrupt()
+    if cause != NO_INTERRUPT:
+        enter_trap(cause, 0)
+        return 0
+    return fetch_single(hart.pc)
+
+
+@routine(pure=True)
 def decode_record(record):
     """Fill a record from the bytes it stands for, and track their lines."""
     hart.stat_decodes += 1
@@ -492,6 +512,11 @@ def enter_trap(cause, value):
     hart.stat_traps += 1
     if hart.limit != 0:
         hart.limit -= 1  # a loop of traps retires nothing, yet must come to the end of its slice
+    if hart.trace != 0:
+        hart.trap_pc = hart.pc
+        hart.trap_cause = cause
+        hart.trap_value = value
+        hart.limit = 0
     take_trap(cause, value)
 
 
@@ -519,6 +544,9 @@ def look_up():
     """The end of a slice: 1 to leave native code, 0 with a new limit."""
     if hart.exit_lines != 0:
         hart.exit_reason = EXIT_RETIRE
+        return 1
+    if hart.trace != 0 and hart.trap_pc != NO_PAGE:
+        hart.exit_reason = EXIT_TRAP
         return 1
     if hart.attention != 0:
         hart.exit_reason = EXIT_ATTENTION
@@ -549,7 +577,8 @@ def look_up():
 @routine(pure=True)
 def settle():
     """Between two instructions, with all state in memory: 1 to leave, 0 to go on at hart.pc."""
-    if hart.count >= hart.limit:
+    # Counted time: a new timer comes into force at once, so that the count of its interrupt is exact.
+    if hart.count >= hart.limit or hart.icount != 0:
         if look_up() != 0:
             return 1
     cause = pending_interrupt()

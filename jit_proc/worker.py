@@ -104,11 +104,25 @@ def serve(source: int, sink: BinaryIO, lifter: str, engine: str) -> None:
     """Answer jobs from the descriptor `source` on `sink` until the end of input."""
     from jit_proc.llvm import identity
 
+    _warm_up(lifter)
     sink.write(encode(Ready(identity())))
     frames = Frames()
     while data := os.read(source, 1 << 16):
         for job in frames.feed(data):
             sink.write(encode(perform(job, lifter, engine)))
+
+
+def _warm_up(lifter: str) -> None:
+    """Do once, before anybody waits, what makes a first job slow: imports, LLVM's own tables.
+
+    A job on an empty page does it, for a job leaves nothing behind; what is wrong with the lifter
+    is told to the first real one.
+    """
+    from jit_proc.llvm import compile_ir
+
+    compile_ir("define void @nothing() nounwind { ret void }")
+    with contextlib.suppress(Exception):
+        resolve(lifter)(Job(0, bytes(4096), (0,), 0))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -81,7 +81,9 @@ class Struct:
     def markdown(self) -> str:
         rows = [f"### {self.name} ({self.size} bytes)", "", self.text, ""]
         rows += ["| offset | words | field | meaning |", "| --- | --- | --- | --- |"]
-        rows += [f"| {f.offset} | {f.count} | `{f.name}` | {f.text} |" for f in self.fields.values()]
+        rows += [
+            f"| {f.offset} | {f.count} | `{f.name}` | {f.text} |" for f in self.fields.values()
+        ]
         return "\n".join(rows)
 
 
@@ -89,14 +91,20 @@ RECORD = Struct(
     "Record",
     "One halfword of an executed page. The only place in the system that points to translated code.",
     ("handler", "address of native code; `decode` in a fresh record. Written by hart and machine"),
-    ("operands", "imm (32 bits), rd, rs1, rs2, rs3 | rm << 5 (a byte each); see `jit_proc/engine.py`"),
+    (
+        "operands",
+        "imm (32 bits), rd, rs1, rs2, rs3 | rm << 5 (a byte each); see `jit_proc/engine.py`",
+    ),
 )
 
 PAGE = Struct(
     "PageDescriptor",
     "One page of a backing. `generation` is what a translation's validity hangs on.",
     ("records", "address of the page's record array, or 0. Writer: hart"),
-    ("lines", "bit i: line i holds bytes some record was made from. Stores to it retire. Writer: hart"),
+    (
+        "lines",
+        "bit i: line i holds bytes some record was made from. Stores to it retire. Writer: hart",
+    ),
     ("region_lines", "bit i: line i holds bytes a published region was made from. Writer: machine"),
     ("generation", "bumped by every write to a tracked line, by whomever. Writer: hart, machine"),
 )
@@ -114,8 +122,14 @@ SLOT = Struct(
 TLB_ENTRY = Struct(
     "DataTlbEntry",
     "`tag == address & -4096` is a hit. Tags are virtual (physical in bare sets).",
-    ("read_tag", "page whose loads may go ahead; all ones for none. Writer: hart, or machine at a safe point"),
-    ("write_tag", "the same for stores; bit 0 is set when the page is tracked, so that the fast path misses"),
+    (
+        "read_tag",
+        "page whose loads may go ahead; all ones for none. Writer: hart, or machine at a safe point",
+    ),
+    (
+        "write_tag",
+        "the same for stores; bit 0 is set when the page is tracked, so that the fast path misses",
+    ),
     ("addend", "host address minus virtual address"),
     ("page", "address of the page descriptor"),
 )
@@ -129,27 +143,47 @@ FETCH_ENTRY = Struct(
     ("page", "address of the page descriptor"),
 )
 
-CONTROL = Struct(
-    "Control",
-    "Start of the ctrl segment: what the translator, which maps it for reading, compares.",
-    ("epoch", "counts retirements of everything. Writer: machine, harts stopped, before RETIRE"),
-    ("map_generation", "counts commits to the memory map. Writer: machine, harts stopped"),
-    ("page_count", "backing pages, each with a descriptor. Writer: machine, before ATTACH"),
-    ("pages", "offset in this segment of backing page 0's PageDescriptor. Writer: the same"),
-)
-
-_CSRS = (
-    "mstatus mie mip mtvec mscratch mepc mcause mtval medeleg mideleg mcounteren mcountinhibit "
-    "menvcfg stvec sscratch sepc scause stval satp scounteren senvcfg stimecmp minstret_offset "
-    "mcycle_offset frm"
-).split()
+_CSRS = [
+    "mstatus",
+    "mie",
+    "mip",
+    "mtvec",
+    "mscratch",
+    "mepc",
+    "mcause",
+    "mtval",
+    "medeleg",
+    "mideleg",
+    "mcounteren",
+    "mcountinhibit",
+    "menvcfg",
+    "stvec",
+    "sscratch",
+    "sepc",
+    "scause",
+    "stval",
+    "satp",
+    "scounteren",
+    "senvcfg",
+    "stimecmp",
+    "minstret_offset",
+    "mcycle_offset",
+    "frm",
+]
 
 HART = Struct(
     "Hart",
     "All of one hart: architectural state, its TLBs, and its conversation with the machine.",
-    ("x", "integer registers; x[0] stays 0, x[32] takes writes to x0. Writer: hart (all here, if not said)", 34),
+    (
+        "x",
+        "integer registers; x[0] stays 0, x[32] takes writes to x0. Writer: hart (all here, if not said)",
+        34,
+    ),
     ("f", "floating-point registers, raw", 32),
-    ("limit", "`count` at which the hart looks up from its work; any thread may store 0 to call it"),
+    (
+        "limit",
+        "`count` at which the hart looks up from its work; any thread may store 0 to call it",
+    ),
     ("count", "instructions retired since the machine was made"),
     ("pc", "address of the next instruction, while native code is left"),
     ("data_tlb", "address of the data TLB set in use"),
@@ -161,20 +195,30 @@ HART = Struct(
     ("length", "its length in bytes"),
     ("next_pc", "address of the instruction after it"),
     *((name, f"CSR {name}, or its storage") for name in _CSRS),
-    ("fflags", "accrued FP exceptions raised in software; the host unit's come on top while running"),
+    (
+        "fflags",
+        "accrued FP exceptions raised in software; the host unit's come on top while running",
+    ),
     ("mxcsr", "MXCSR for guest code: rounding mode of `frm`, all exceptions masked"),
     ("irq", "interrupt lines driven from outside (MSIP, SEIP, MEIP). Writer: machine, atomically"),
     ("mtimecmp", "the CLINT's compare register. Writer: machine"),
     ("hartid", "mhartid. Writer: machine"),
     ("features", "bit 0 Svadu, bit 1 Sstc. Writer: machine"),
     ("pmp_active", "number of the highest active PMP entry plus 1"),
-    ("megapages", "filter: where the TLBs may hold parts of 2 MiB pages; see `mmu.note_superpage`", 16),
+    (
+        "megapages",
+        "filter: where the TLBs may hold parts of 2 MiB pages; see `mmu.note_superpage`",
+        16,
+    ),
     ("gigapages", "the same for larger pages"),
     ("pmpcfg", "one configuration byte a word", 16),
     ("pmpaddr", "PMP address registers", 16),
     ("fault_cause", "scratch of the page walk: the exception's cause"),
     ("fault_value", "scratch of the page walk"),
-    ("fault_page", "scratch: of the page walk, 1 when its answer holds for one access alone; then the page descriptor"),
+    (
+        "fault_page",
+        "scratch: of the page walk, 1 when its answer holds for one access alone; then the page descriptor",
+    ),
     ("clock", "scratch of the clock: seconds, nanoseconds", 2),
     ("reserved", "physical address of the LR reservation; all ones for none"),
     ("reserved_value", "the value loaded by it"),
@@ -183,6 +227,10 @@ HART = Struct(
     ("exit_reason", "why native code was left: `EXIT_*`"),
     ("exit_page", "EXIT_RETIRE: address of the page descriptor"),
     ("exit_lines", "EXIT_RETIRE: the lines written"),
+    ("trace", "1: leave after every trap, with EXIT_TRAP. Writer: machine"),
+    ("trap_pc", "trace: where the trap was taken; all ones for none since the last look"),
+    ("trap_cause", "trace: its cause, as in mcause"),
+    ("trap_value", "trace: its xtval"),
     ("slice", "instructions between two looks at the clock. Writer: machine"),
     ("stop_count", "`count` at which to leave for good; all ones for never. Writer: machine"),
     ("time_offset", "mtime = time_offset + ticks of the time source. Writer: machine"),
@@ -191,7 +239,11 @@ HART = Struct(
     ("hot_count", "entries in `hot`"),
     ("hot_limit", "entries at which the hart leaves at once; fewer wait for its slice to end"),
     ("fetch_bias", "scratch of the fetch path: bias of the page found"),
-    ("hot", "records found hot: address of the record, address of the page descriptor", 2 * HOT_RING),
+    (
+        "hot",
+        "records found hot: address of the record, address of the page descriptor",
+        2 * HOT_RING,
+    ),
     ("pool_next", "address of the next free record array"),
     ("pool_end", "end of the record arrays' memory. Writer: machine"),
     ("slots", "the memory map: copies of MapSlot. Writer: machine, at a safe point", 5 * MAX_SLOTS),
@@ -205,7 +257,10 @@ HART = Struct(
     ("execute_one", "address of the engine's one-instruction interpreter, for regions"),
     ("tlb_load", "address of the engine's load slow path, for regions"),
     ("tlb_store", "address of the engine's store slow path, for regions"),
-    ("scratch", "address of a record array for instructions that stand in no page's. Writer: machine"),
+    (
+        "scratch",
+        "address of a record array for instructions that stand in no page's. Writer: machine",
+    ),
     ("scratch_bytes", "their bytes"),
     ("scratch_page", "their page descriptor", 4),
     ("scratch_bias", "bias that goes with `scratch`"),
@@ -231,13 +286,14 @@ CONTROL = Struct(
     ("hart_count", "how many harts"),
 )
 
-STRUCTS = (CONTROL, RECORD, PAGE, SLOT, CONTROL, TLB_ENTRY, FETCH_ENTRY, HART)
+STRUCTS = (CONTROL, RECORD, PAGE, SLOT, TLB_ENTRY, FETCH_ENTRY, HART)
 
 EXIT_ATTENTION = 1  # `attention` is set
 EXIT_WAIT = 2  # wfi, and nothing is pending
 EXIT_RETIRE = 3  # a store hit a region's line
 EXIT_POOL = 4  # no memory for another record array
 EXIT_STOP = 5  # stop_count is reached
+EXIT_TRAP = 7  # a trap was taken, and traps are traced
 EXIT_HOT = 6  # the ring of hot records wants emptying
 
 

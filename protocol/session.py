@@ -103,6 +103,7 @@ class RequestFailed:
     """These slots got no answer (`reason`, a word); they may be asked for again when hot again."""
 
     page: int
+    state_word: int
     entries: tuple[int, ...]
     reason: str
 

@@ -205,9 +205,9 @@ class MachineSession:
         """Hot records want code. Slots already asked for under this stamp are left out."""
         wanted = tuple(sorted(set(entries)))
         if self.state != "attached":
-            return [RequestFailed(stamp.page, wanted, "not_attached")]
+            return [RequestFailed(stamp.page, stamp.state_word, wanted, "not_attached")]
         if stamp.epoch != self.epoch:
-            return [RequestFailed(stamp.page, wanted, "stale_epoch")]
+            return [RequestFailed(stamp.page, stamp.state_word, wanted, "stale_epoch")]
         actions: list[MachineAction] = []
         fresh = []
         for slot in wanted:
@@ -221,7 +221,7 @@ class MachineSession:
             return actions
         slots = tuple(fresh)
         if len(self._requests) >= self._window:
-            return [*actions, RequestFailed(stamp.page, slots, "window_full")]
+            return [*actions, RequestFailed(stamp.page, stamp.state_word, slots, "window_full")]
         message = Translate(
             self.session,
             self._next_id,
@@ -519,12 +519,12 @@ class MachineSession:
         rest = tuple(slot for slot in request.entries if slot not in but)
         actions: list[MachineAction] = [Send(Cancel(self.session, request.id))]
         if rest:
-            actions.append(RequestFailed(request.page, rest, reason))
+            actions.append(RequestFailed(request.page, request.state_word, rest, reason))
         return actions
 
 
 def _failed(request: Translate, reason: str) -> RequestFailed:
-    return RequestFailed(request.page, request.entries, reason)
+    return RequestFailed(request.page, request.state_word, request.entries, reason)
 
 
 def _cancel(*names: str) -> list[MachineAction]:

@@ -33,7 +33,13 @@ EXTENSION_MODULES = ("rv_i", "rv_m", "rv_a", "rv_f", "rv_d", "rv_zb", "zicsr", "
 
 REGISTER_BITS = {"rd": 5, "rs1": 5, "rs2": 5, "rs3": 5, "zimm": 5, "rm": 3, "aq": 1, "rl": 1}
 _SIGN_EXTENDED = ("imm", "nzimm")
-_IGNORED = ("pred", "succ", "fm", "aq", "rl")  # ordering hints: every access here is at least as strong
+_IGNORED = (
+    "pred",
+    "succ",
+    "fm",
+    "aq",
+    "rl",
+)  # ordering hints: every access here is at least as strong
 # Where a field is kept in a record (`Decoded`).
 SLOT = {"rd": "rd", "rs1": "rs1", "zimm": "rs1", "rs2": "rs2", "rs3": "rs3", "rm": "rm"}
 
@@ -237,7 +243,7 @@ def instruction(
         parsed = parse_pattern(pattern)
         semantics = function(body)
         mnemonic = name or text.split()[0]
-        code = body.__code__  # type: ignore[attr-defined]
+        code = body.__code__
         params = code.co_varnames[: code.co_argcount]
         operands: dict[str, str | int] = {}
         for param in params:
@@ -297,7 +303,11 @@ def _table() -> dict[tuple[int, int], list[Encoding]]:
         if pattern.bits == 32:
             keys = [pattern.match & 0x7F]
         else:  # quadrant and funct3
-            keys = [k for k in range(32) if not ((k & 3 | (k >> 2) << 13) ^ pattern.match) & pattern.mask & 0xE003]
+            keys = [
+                k
+                for k in range(32)
+                if not ((k & 3 | (k >> 2) << 13) ^ pattern.match) & pattern.mask & 0xE003
+            ]
         for key in keys:
             table.setdefault((pattern.bits, key), []).append(encoding)
     for candidates in table.values():

@@ -37,7 +37,9 @@ for _f in ("f32", "f64"):
     _FP |= {f"{_f}_{op}": (3, "word") for op in ("add", "sub", "mul", "div")}
     _FP |= {f"{_f}_sqrt": (2, "word"), f"{_f}_fma": (4, "word")}
     _FP |= {f"{_f}_{op}": (2, "bool") for op in ("lt", "le", "eq")}
-    _FP |= {f"{_f}_{d}_{t}": (2, "word") for d in ("from", "to") for t in ("i32", "u32", "i64", "u64")}
+    _FP |= {
+        f"{_f}_{d}_{t}": (2, "word") for d in ("from", "to") for t in ("i32", "u32", "i64", "u64")
+    }
 _FP |= {"f64_to_f32": (2, "word"), "f32_to_f64": (1, "word")}
 FP_BUILTINS = frozenset(_FP)
 
@@ -86,10 +88,24 @@ BUILTINS: dict[str, tuple[int, str]] = {
     "decode_word": (3, ""),
 }
 PURE_BUILTINS = frozenset(
-    "sext zext mulhu mulh mulhsu divu remu divs rems clz ctz cpop bswap".split()
+    [
+        "sext",
+        "zext",
+        "mulhu",
+        "mulh",
+        "mulhsu",
+        "divu",
+        "remu",
+        "divs",
+        "rems",
+        "clz",
+        "ctz",
+        "cpop",
+        "bswap",
+    ]
 )
 _READING_BUILTINS = PURE_BUILTINS | frozenset(
-    "phys_ok phys_read64 time retired fflags peek hart_address handler".split()
+    ["phys_ok", "phys_read64", "time", "retired", "fflags", "peek", "hart_address", "handler"]
 )
 
 
@@ -192,7 +208,19 @@ class Call:
     type: str
 
 
-Expr = Const | Local | Special | Register | StateField | Binary | Compare | Not | Select | ToWord | Call
+Expr = (
+    Const
+    | Local
+    | Special
+    | Register
+    | StateField
+    | Binary
+    | Compare
+    | Not
+    | Select
+    | ToWord
+    | Call
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,9 +442,9 @@ class _Parser:
                 read = ast.copy_location(ast.BinOp(target, op, value), node)
                 return [self.assign(target, self.expr(read))]
             case ast.If(test, body, orelse):
-                return [If(self.bool(test), self.block(body), self.block(orelse))]
+                return [If(self.condition(test), self.block(body), self.block(orelse))]
             case ast.While(test, body, []):
-                return [While(self.bool(test), self.block(body))]
+                return [While(self.condition(test), self.block(body))]
             case ast.Return(value):
                 result = None if value is None else self.expr(value)
                 if result is not None:
@@ -437,7 +465,7 @@ class _Parser:
             raise self.fail(target, "assign words to locals, X[i], F[i] or hart.field")
         return Assign(place, value)
 
-    def bool(self, node: ast.expr) -> Expr:
+    def condition(self, node: ast.expr) -> Expr:
         value = self.expr(node)
         if value.type != "bool":
             raise self.fail(node, "a condition must be a bool: compare with 0")
@@ -485,10 +513,12 @@ class _Parser:
             case ast.BinOp(left, op, right):
                 return self.binary(node, left, op, right)
             case ast.UnaryOp(ast.Not(), value):
-                return Not(self.bool(value), "bool")
+                return Not(self.condition(value), "bool")
             case ast.UnaryOp(ast.Invert(), value):
                 inner = self.word(value)
-                return Const(~inner.value & MASK) if isinstance(inner, Const) else Not(inner, "word")
+                return (
+                    Const(~inner.value & MASK) if isinstance(inner, Const) else Not(inner, "word")
+                )
             case ast.UnaryOp(ast.USub(), value):
                 inner = self.word(value)
                 if isinstance(inner, Const):
@@ -496,9 +526,9 @@ class _Parser:
                 return Binary("-", Const(0), inner)
             case ast.BoolOp(op, values):
                 sign = "&" if isinstance(op, ast.And) else "|"
-                tree = self.bool(values[0])
+                tree = self.condition(values[0])
                 for value in values[1:]:
-                    tree = Binary(sign, tree, self.harmless(self.bool(value), value), "bool")
+                    tree = Binary(sign, tree, self.harmless(self.condition(value), value), "bool")
                 return tree
             case ast.Compare(left, [op], [right]):
                 return self.compare(node, left, op, right)
@@ -507,7 +537,7 @@ class _Parser:
                 other = self.harmless(self.expr(orelse), orelse)
                 if then.type != other.type or not then.type:
                     raise self.fail(node, "both sides of a conditional need one type")
-                return Select(self.bool(test), then, other, then.type)
+                return Select(self.condition(test), then, other, then.type)
             case ast.Call(ast.Name(name), args, []):
                 return self.call(node, name, args)
         raise self.fail(node, f"{ast.unparse(node)} is not in the language")
@@ -556,13 +586,15 @@ class _Parser:
 
     def call(self, node: ast.Call, name: str, args: list[ast.expr]) -> Expr:
         if name == "word":
-            return ToWord(self.bool(args[0]))
+            return ToWord(self.condition(args[0]))
         if name in BUILTINS:
             count, result = BUILTINS[name]
             if len(args) != count:
                 raise self.fail(node, f"{name} takes {count} arguments")
             values = tuple(
-                a.value if isinstance(a, ast.Constant) and isinstance(a.value, str) else self.word(a)
+                a.value
+                if isinstance(a, ast.Constant) and isinstance(a.value, str)
+                else self.word(a)
                 for a in args
             )
             return Call(name, values, None, result)

@@ -306,7 +306,9 @@ class ReferenceHart:
         physical = self._atomic(address, size, mmu.STORE)
         held = self.reserved == physical
         self.reserved = RESERVED_NOTHING
-        if not held or self.memory.read(physical, size) != self.reserved_value:
+        # After lr.d a sc.w asks for its own bytes only.
+        wanted = self.reserved_value & ((1 << 8 * size) - 1)
+        if not held or self.memory.read(physical, size) != wanted:
             return 1
         self.memory.write(physical, size, value)
         return 0

@@ -130,10 +130,9 @@ def _block(body: tuple[Stmt, ...], indent: str) -> list[str]:
     for node in body:
         match node:
             case Assign(Register("X", index), value):
-                out.append(f"{indent}if (t_index := {_expr(index)}): hart.x[t_index] = {_expr(value)}")
-                if any(isinstance(n, Call) for n in [value]):  # x0 as target keeps the effects
-                    out[-1] = f"{indent}t_value = {_expr(value)}"
-                    out.append(f"{indent}if (t_index := {_expr(index)}): hart.x[t_index] = t_value")
+                # The value's effects are there with x0 as the destination too.
+                out.append(f"{indent}t_value = {_expr(value)}")
+                out.append(f"{indent}if (t_index := {_expr(index)}): hart.x[t_index] = t_value")
             case Assign(target, value):
                 out.append(f"{indent}{_expr(target)} = {_expr(value)}")
             case If(condition, then, other):

@@ -140,6 +140,11 @@ def test_cpu_extensions_are_switches():
     assert (False, False) == (options.svadu, options.sstc)
 
 
+@pytest.mark.parametrize(("text", "legacy"), [("on", True), ("off", False)])
+def test_the_version_of_virtio_mmio(text, legacy):
+    assert legacy == parse(["-global", f"virtio-mmio.force-legacy={text}"]).virtio_legacy
+
+
 def test_the_serial_port(tmp_path):
     path = str(tmp_path / "out")
 

@@ -131,4 +131,6 @@ class Sessions(RuleBasedStateMachine):
 
 
 TestSessions = Sessions.TestCase
-TestSessions.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestSessions.settings = settings(
+    max_examples=150, stateful_step_count=50, deadline=None, report_multiple_bugs=False
+)

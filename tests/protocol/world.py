@@ -197,10 +197,8 @@ class World:
                     self.publish(message)
                 case RequestRefused(message):
                     self.ended(message.page, message.state_word, message.entries)
-                case RequestFailed(page, entries, _):
-                    for word in (0, 1):
-                        for slot in entries:
-                            self.asked.discard((page, word, slot))
+                case RequestFailed(page, state_word, entries, _):
+                    self.ended(page, state_word, entries)
                 case CodeSpaceFull():
                     self.must_bump = True
                 case RetirementDone(message):

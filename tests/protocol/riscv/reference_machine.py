@@ -9,7 +9,10 @@ Read next: test_privileged.py.
 
 from __future__ import annotations
 
-from protocol.riscv.assembler import assemble
+import functools
+from typing import TYPE_CHECKING, Any
+
+from protocol.riscv.assembler import Program, assemble
 from protocol.riscv.operands import X_NUMBERS
 from protocol.riscv.reference import Memory, ReferenceHart
 
@@ -32,14 +35,16 @@ PAGE_FAULT = {FETCH: 12, LOAD: 13, STORE: 15, AMO: 15}
 ACCESSES = [FETCH, LOAD, STORE, AMO]
 
 
-class ReferenceMachine(ReferenceHart):
-    """A hart with RAM, and page tables on request."""
+class Guest:
+    """What a test does with a hart that has `ReferenceHart`'s fields and methods."""
 
-    def __init__(self, priv: int = MACHINE, grant: bool = True, **fields: int) -> None:
-        self.now = 0
-        memory = Memory()
-        memory.add_ram(RAM, RAM_SIZE)
-        super().__init__(memory, RAM, clock=lambda: self.now)
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+    def begin(self, priv: int, grant: bool, fields: dict[str, int]) -> None:
+        """Put the hart into the state a test begins in."""
         self.next_table = TABLES
         self.mtvec = M_HANDLER
         self.stvec = S_HANDLER
@@ -55,7 +60,7 @@ class ReferenceMachine(ReferenceHart):
         """Execute the instructions of `text`, each of which must be one, from where the hart is."""
         for name, value in registers.items():
             self.x[X_NUMBERS[name]] = value % 2**64
-        program = assemble(text, self.pc)
+        program = _assembled(text, self.pc)
         for line in program.lines:
             offset = line.address - program.base
             for index, byte in enumerate(program.data[offset : offset + line.size]):
@@ -64,7 +69,7 @@ class ReferenceMachine(ReferenceHart):
 
     def get(self, name: str) -> int:
         """An integer register by name."""
-        return self.x[X_NUMBERS[name]]
+        return int(self.x[X_NUMBERS[name]])
 
     @property
     def mtrap(self) -> tuple[int, int] | None:
@@ -103,7 +108,23 @@ class ReferenceMachine(ReferenceHart):
         return entry
 
 
-def attempt(machine: ReferenceMachine, access: str, address: int, priv: int) -> int | None:
+class ReferenceMachine(Guest, ReferenceHart):
+    """The reference hart with RAM, and page tables on request."""
+
+    def __init__(self, priv: int = MACHINE, grant: bool = True, **fields: int) -> None:
+        self.now = 0
+        memory = Memory()
+        memory.add_ram(RAM, RAM_SIZE)
+        super().__init__(memory, RAM, clock=lambda: self.now)
+        self.begin(priv, grant, fields)
+
+
+@functools.lru_cache(4096)
+def _assembled(text: str, base: int) -> Program:
+    return assemble(text, base)
+
+
+def attempt(machine: Guest, access: str, address: int, priv: int) -> int | None:
     """Access `address` with the rights of `priv`; the exception's cause or None."""
     machine.mcause, machine.mtval = 0, 0
     if access == FETCH:

@@ -1,0 +1,41 @@
+"""A runner that is the real machine: board, console, threads, and a translator if asked for.
+
+Read next: `batch.py`, `test_regions.py`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from cpu_proc import options
+from cpu_proc.machine import Machine
+from tests.isa.batch import RAM, RAM_MIB
+
+
+class MachineRunner:
+    """Runs a batch's image as the machine's firmware, with these further options.
+
+    `regions`: how many translations were published in the last run, in all.
+    """
+
+    def __init__(self, *further: str) -> None:
+        self._further = further
+        self.regions = 0
+
+    def __call__(self, image: bytes) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="batch-") as folder:
+            path = Path(folder, "image.bin")
+            path.write_bytes(image)
+            words = ["-m", f"{RAM_MIB}M", "-serial", "null", "-bios", str(path), *self._further]
+            machine = Machine(options.parse(words))
+        try:
+            machine.power_on()
+            code = machine.wait()
+            assert code == 0, f"the machine ended with {code}"
+            self.regions = machine.records.region_count
+            import os
+            if os.environ.get("SUMMARY") and machine.translator: print(*machine.translator.summary(), *machine.retirement.summary(), [int(v) for v in machine.harts[0].state.stat_leaves], sep="\n")
+            return machine.memory.read(RAM, RAM_MIB << 20)
+        finally:
+            machine.close()

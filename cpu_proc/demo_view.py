@@ -159,7 +159,7 @@ class View:
         """MIPS over all of the run so far, with what happened below."""
         label = 11
         columns = max(width - label, 10)
-        end = max((when for when, _ in self._samples), default=1.0) + 0.01
+        end = max((when for when, _ in [*self._samples, *self._marks]), default=1.0) + 0.01
         best = max((mips for _, mips in self._samples), default=1.0)
         sums: list[list[float]] = [[] for _ in range(columns)]
         for when, mips in self._samples:
@@ -257,7 +257,7 @@ class View:
         if held:
             self.console.print(
                 f"[bold green]All {self.checks} checks held: no stale instruction was executed."
-                f"[/bold green] [dim]{seconds:.0f} s[/dim]"
+                f"[/bold green]  [dim]({seconds:.0f} s)[/dim]"
             )
         else:
             for failure in self.failures:

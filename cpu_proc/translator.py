@@ -270,10 +270,19 @@ class TranslatorLink:
 
     def _act(self, actions: list[MachineAction]) -> None:
         from protocol import session as s
+        from protocol.messages import Translate
 
         for action in actions:
             match action:
                 case s.Send(message):
+                    if isinstance(message, Translate):
+                        log.info(
+                            "region_requested",
+                            id=message.id,
+                            page=message.page,
+                            entries=len(message.entries),
+                            heat=message.heat,
+                        )
                     if not self._client.send(message):
                         self._act(self._session.send_failed(message))
                 case s.SetTimer(name, seconds):
@@ -413,6 +422,8 @@ class TranslatorLink:
         command += ["--parent", str(os.getpid())]
         if self._options.log_json:
             command.append("--log-json")
+        if log.enabled("info"):
+            command += ["--log-level", "info"]
         try:
             # In a process group of its own: Ctrl-C is this process's to answer; it ends the child.
             self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)

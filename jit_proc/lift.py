@@ -37,7 +37,7 @@ from jit_proc.emit import is_literal, literal
 from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY, ValueEmitter, is_hot, lookup
 from jit_proc.job import Job, Translation, Untranslatable
 from protocol.layout import HART, LINE_SIZE, PAGE_SIZE, RECORD_ARRAY_STRIDE
-from protocol.fields import MAX_ENTRIES, MAX_SPANS
+from protocol.fields import MAX_ENTRIES
 from protocol.riscv import isa
 from protocol.riscv.isa import Decoded
 from protocol.riscv.language import FP_BUILTINS, Function

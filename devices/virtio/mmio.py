@@ -193,7 +193,7 @@ class VirtioMmio:
         return self._registers
 
     def reset(self) -> None:
-        """As after power-on; also what a driver does by writing 0 to Status."""
+        """As after power-on."""
         self._registers = self._fresh()
         if self.backend is not None:
             self.backend.reset()
@@ -317,7 +317,10 @@ class VirtioMmio:
 
     def _set_status(self, value: int) -> None:
         if value == 0:
+            # A driver tells its page size once for all its resets: Linux does before the first.
+            page_size = self._registers.guest_page_size
             self.reset()
+            self._registers.guest_page_size = page_size
             return
         registers = self._registers
         started = value & ~registers.status & DRIVER_OK

@@ -122,8 +122,9 @@ class VirtQueue:
         state.ready = False
         if page == 0:
             return
-        if not align or align & (align - 1):
-            raise QueueError(f"alignment {align:#x} is no power of two")
+        for what, size in (("page size", page_size), ("alignment", align)):
+            if not size or size & (size - 1):
+                raise QueueError(f"{what} {size:#x} is no power of two")
         state.descriptors = page * page_size
         state.available = state.descriptors + 16 * state.size
         used = state.available + 6 + 2 * state.size

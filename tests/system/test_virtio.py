@@ -37,10 +37,8 @@ def dump(image: Path, name: str) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize(("legacy", "version"), [("on", "1"), ("off", "2")])
-def test_a_disk_and_entropy(
-    legacy: str, version: str, guests_folder: Path, disk: Path, tmp_path: Path
-):
+@pytest.mark.parametrize("legacy", ["on", "off"])
+def test_a_disk_and_entropy(legacy: str, guests_folder: Path, disk: Path, tmp_path: Path):
     words = ["-global", f"virtio-mmio.force-legacy={legacy}"]
     words += ["-drive", f"file={disk},format=raw,if=none,id=d0"]
     words += ["-device", "virtio-blk-device,drive=d0", "-device", "virtio-rng-device"]
@@ -52,6 +50,8 @@ def test_a_disk_and_entropy(
         assert "hello from the host" in mounted
         interrupts = machine.command("grep virtio /proc/interrupts")
         assert 2 == interrupts.count("virtio"), interrupts
+        features = machine.command("cat /sys/block/vda/device/features")
+        assert ("1" if legacy == "off" else "0") == features[32]  # VIRTIO_F_VERSION_1
 
         machine.command("seq 1 5000 > /mnt/numbers; echo hello from the guest > /mnt/answer")
         checksum = machine.command("sync; sha256sum < /mnt/numbers").split()[0]
@@ -62,8 +62,6 @@ def test_a_disk_and_entropy(
         first = machine.command("dd if=/dev/hwrng bs=32 count=1 2>/dev/null | sha256sum")
         second = machine.command("dd if=/dev/hwrng bs=32 count=1 2>/dev/null | sha256sum")
         assert first != second
-        probe = machine.command("devmem 0x10008004 32")
-        assert f"0x0000000{version}" == probe
         machine.send("poweroff -f\r")
         assert 0 == machine.wait()
 

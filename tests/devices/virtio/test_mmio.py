@@ -195,6 +195,30 @@ def test_nothing_is_consumed_before_driver_ok_and_all_of_it_after() -> None:
     assert slot.line.level
 
 
+def test_the_page_size_outlives_the_drivers_reset() -> None:
+    # Linux tells it once, before it first writes 0 to Status (drivers/virtio/virtio_mmio.c).
+    line, memory = Line(), Memory()
+    slot = Slot(VirtioMmio(line, memory, Echo(), legacy=True), line, memory)
+    slot.set(mmio.GUEST_PAGE_SIZE, 0x1000)
+    slot.set(mmio.STATUS, 0)
+    slot.set(mmio.QUEUE_NUM, 8)
+    slot.set(mmio.QUEUE_ALIGN, 0x1000)
+    slot.set(mmio.QUEUE_PFN, RAM >> 12)
+
+    assert slot.device.state.queues[0].descriptors == RAM
+    assert slot.get(mmio.STATUS) == 0
+
+
+def test_a_ring_needs_a_page_size() -> None:
+    line, memory = Line(), Memory()
+    slot = Slot(VirtioMmio(line, memory, Echo(), legacy=True), line, memory)
+    slot.set(mmio.QUEUE_NUM, 8)
+    slot.set(mmio.QUEUE_ALIGN, 0x1000)
+    slot.set(mmio.QUEUE_PFN, RAM >> 12)
+
+    assert slot.get(mmio.STATUS) == mmio.DEVICE_NEEDS_RESET
+
+
 def test_a_legacy_driver_may_begin_early() -> None:
     line, memory = Line(), Memory()
     slot = Slot(VirtioMmio(line, memory, Echo(), legacy=True), line, memory)

@@ -6,11 +6,14 @@ Read next: `batch.py`, `test_regions.py`.
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 
 from cpu_proc import options
 from cpu_proc.machine import Machine
 from tests.isa.batch import RAM, RAM_MIB
+
+PATIENCE = 60.0  # seconds
 
 
 class MachineRunner:
@@ -30,6 +33,7 @@ class MachineRunner:
             words = ["-m", f"{RAM_MIB}M", "-serial", "null", "-bios", str(path), *self._further]
             machine = Machine(options.parse(words))
         try:
+            machine.safe_point.post(lambda: _wait_for_translator(machine))
             machine.power_on()
             code = machine.wait()
             assert code == 0, f"the machine ended with {code}"
@@ -39,3 +43,12 @@ class MachineRunner:
             return machine.memory.read(RAM, RAM_MIB << 20)
         finally:
             machine.close()
+
+
+def _wait_for_translator(machine: Machine) -> None:
+    """Hold the hart back until its translator answers: what is hot is asked for from the start."""
+    deadline = time.monotonic() + PATIENCE
+    link = machine.translator
+    while link is not None and not link.incarnation:
+        assert time.monotonic() < deadline, "the translator does not come up"
+        time.sleep(0.01)

@@ -166,8 +166,9 @@ class Machine:
 
     @property
     def errors(self) -> str:
-        """What was said on standard error."""
-        return self.error_path.read_text(errors="replace")
+        """What was said on standard error, but for the embedded translator's log."""
+        lines = self.error_path.read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if not line.startswith("{"))
 
     # --- the log -------------------------------------------------------------------------------
 

@@ -160,19 +160,20 @@ class View:
         label = 11
         columns = max(width - label, 10)
         end = max((when for when, _ in [*self._samples, *self._marks]), default=1.0) + 0.01
-        best = max((mips for _, mips in self._samples), default=1.0)
         sums: list[list[float]] = [[] for _ in range(columns)]
         for when, mips in self._samples:
             sums[int(when / end * columns)].append(mips)
+        means = [sum(values) / len(values) if values else 0.0 for values in sums]
+        best = max(*means, 1.0)
         bars = BARS if self.unicode else ASCII_BARS
         steps = len(bars) - 1
         rows = []
         for row in reversed(range(ROWS)):
             cells = ""
-            for values in sums:
-                height = sum(values) / len(values) / best * ROWS * steps if values else 0.0
-                if values and height < 1:
-                    height = 1.0
+            for mean in means:
+                height = mean / best * ROWS * steps
+                if mean:
+                    height = max(height, 1.0)
                 cells += bars[max(0, min(steps, round(height - row * steps)))]
             name = f"{best:,.0f} MIPS" if row == ROWS - 1 else ""
             rows.append(Text.assemble((f"{name:>{label - 1}} ", "dim"), (cells, "cyan")))

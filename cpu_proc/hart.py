@@ -36,6 +36,7 @@ NEVER = 2**64 - 1
 TICK_NS = 100  # mtime counts at 10 MHz
 SLICE = 1 << 15  # instructions between two looks at the clock
 MSIP, SEIP, MEIP = 1 << 3, 1 << 9, 1 << 11
+STIE, MTIE = 1 << 5, 1 << 7
 STCE = 1 << 63
 
 _READ = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
@@ -194,8 +195,8 @@ class Hart:
     def next_timer(self) -> int:
         """The mtime at which the next timer interrupt that could wake the hart comes."""
         state = self.state
-        when: int = state.mtimecmp
-        if state.menvcfg & STCE:
+        when: int = state.mtimecmp if state.mie & MTIE else NEVER
+        if state.menvcfg & STCE and state.mie & STIE:
             when = min(when, state.stimecmp)
         return when
 
@@ -203,7 +204,7 @@ class Hart:
         """Wait in wfi for a line, a timer or a call, `limit` seconds at most."""
         state = self.state
         when = self.next_timer()
-        if state.icount and when != NEVER and not state.irq:
+        if state.icount and when != NEVER:
             # Counted time stands still while the hart sleeps: go straight to the timer.
             state.time_offset += max(0, when - self.now())
             return

@@ -2,8 +2,8 @@
 
 The problem: harts must never wait for the translator, but for a retirement of everything, and that
 only to a deadline. So a thread of its own carries the session (`protocol/session_machine.py`
-decides, this module acts); harts put wishes into its mailbox, and what it has for them - a publication, a
-retirement because the translator is lost - it posts for the next safe point.
+decides, this module acts); harts put wishes into its mailbox, and what it has for them - a
+publication, a retirement because the translator is lost - it posts for the next safe point.
 
 Invariants:
 - Code is published at a safe point, by one check and one store a record: every counter of the
@@ -98,6 +98,7 @@ class TranslatorLink:
         self._backlog = Backlog()
         self._quiet: list[threading.Event] = []  # wait for no request outstanding
         self._settling: list[threading.Event] = []  # wait for a retirement's end
+        self._attached = threading.Event()
         self._retired: dict[str, Any] = {}
         self._closing = False
         self.incarnation = 0
@@ -107,8 +108,10 @@ class TranslatorLink:
     # --- from any thread -----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to connect; returns at once."""
+        """Begin to connect; returns at once. With --threshold 1 it waits for the translator."""
         self._thread.start()
+        if self._forced:
+            self._attached.wait(FORCED_PATIENCE)
 
     def want(self, wanted: dict[int, list[int]]) -> None:
         """Ask for regions: page -> slots. With --threshold 1, wait until the answers are here."""
@@ -139,7 +142,11 @@ class TranslatorLink:
         if self._thread.is_alive():
             self._put(("close",))
             self._thread.join(CLOSE_PATIENCE)
-        self._end_child()
+        if self._child is not None:
+            self._end_child(CLOSE_PATIENCE)
+            from protocol.transport import discard_endpoint
+
+            discard_endpoint(self._endpoint)  # in case it was killed
 
     def summary(self) -> list[str]:
         """Lines for --stats."""
@@ -173,6 +180,7 @@ class TranslatorLink:
                 self._machine.fail(error)
         finally:
             self._release(self._settling + self._quiet)
+            self._attached.set()
 
     def _serve(self) -> None:
         from protocol.session_machine import MachineSession, Offer
@@ -356,6 +364,7 @@ class TranslatorLink:
             log.warning("code_segment_refused", path=code.path, error=str(error))
             return
         self._code = (address, code.size, epoch)
+        self._attached.set()
         self.incarnation = self._session.incarnation
         log.info(
             "translator_attached",
@@ -366,7 +375,8 @@ class TranslatorLink:
         )
 
     def _drop_code(self) -> None:
-        code, self._code = self._code, None
+        with self._gate:  # a hart that waits no longer for the thread drops it itself
+            code, self._code = self._code, None
         if code is not None:
             native.unmap(code[0], code[1])
 
@@ -417,7 +427,7 @@ class TranslatorLink:
     # --- the child -------------------------------------------------------------------------------
 
     def _start_child(self) -> None:
-        self._end_child()
+        self._end_child(0)  # of a lost one nothing is expected any more
         command = [sys.executable, "-m", "jit_proc", "--endpoint", self._endpoint]
         command += ["--parent", str(os.getpid())]
         if self._options.log_json:
@@ -432,14 +442,14 @@ class TranslatorLink:
             return
         log.info("translator_started", pid=self._child.pid)
 
-    def _end_child(self) -> None:
+    def _end_child(self, patience: float) -> None:
+        """End the child, by a kill after `patience` seconds."""
         child, self._child = self._child, None
         if child is None:
             return
-        with contextlib.suppress(OSError):
-            child.terminate()
-        try:
-            child.wait(CLOSE_PATIENCE)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            if patience > 0:
+                child.terminate()
+                child.wait(patience)
+        child.kill()
+        child.wait()

@@ -100,6 +100,9 @@ class EngineMachine:
         self.error = error
         self.hart.call()
 
+    def guest_error(self, hart: Hart, address: int, fault: AccessFault) -> None:
+        """Nothing: tests see the access fault."""
+
     def _written(self, backing: Backing, offset: int, length: int) -> None:
         end = offset + length
         while offset < end:

@@ -225,7 +225,8 @@ def _register(encoding: Encoding) -> None:
         nested = common in (old.pattern.mask, new.mask) and old.pattern.mask != new.mask
         if not (nested or old.where or encoding.where):
             raise ValueError(
-                f"patterns overlap: {encoding.name} {new.text!r} and {old.name} {old.pattern.text!r}"
+                f"patterns overlap: {encoding.name} {new.text!r}"
+                f" and {old.name} {old.pattern.text!r}"
             )
     ENCODINGS[encoding.name] = encoding
     _table.cache_clear()

@@ -1,9 +1,9 @@
-"""The language in which the ISA is described, and its compilation to Python.
+"""The language in which the ISA is described: its tree, its builtins, its functions.
 
 The problem: an emulator states each instruction several times (decoder, interpreter, translator,
 tests) and the statements drift apart. Here an instruction's meaning is one Python function in a
 restricted subset; its source is parsed once into the small typed tree below, and every consumer
-works on the tree: this module turns it into Python over ints (the reference interpreter),
+works on the tree: `to_python.py` turns it into Python over ints (the reference interpreter),
 `jit_proc/emit.py` into LLVM IR (the engine's handlers and the region lifter).
 
 The subset. Values are words (unsigned, 64 bits, wrapping) and bools. Statements: assignment,
@@ -13,10 +13,12 @@ must be below 64), comparisons (unsigned unless both sides are `signed(...)`), `
 (ints), `X[i]`, `F[i]`, `hart.field`, `pc`, `length`, `raw`, the builtins of `BUILTINS`, and other
 routines. Anything else is a `LanguageError` that names file and line.
 
-Invariants: a local has one type; a routine that may trap says so by calling `trap` or another
-such routine (`Function.may_trap`); routines do not recurse (`Function.callees` is a DAG).
+Invariants: a local has one type, and is assigned on every path to where it is read; a routine that
+may trap says so by calling `trap` or another such routine (`Function.may_trap`); routines do not
+recurse (`Function.callees` is a DAG).
 
-Read next: `isa.py` (declarations), `reference.py` (the Python side at work).
+Read next: `language_parser.py` (from source to tree), `isa.py` (declarations), `reference.py` (the
+Python side at work).
 """
 
 from __future__ import annotations
@@ -107,6 +109,17 @@ PURE_BUILTINS = frozenset(
 _READING_BUILTINS = PURE_BUILTINS | frozenset(
     ["phys_ok", "phys_read64", "time", "retired", "fflags", "peek", "hart_address", "handler"]
 )
+AMO_OPERATIONS = ("add", "and", "max", "maxu", "min", "minu", "or", "swap", "xor")
+# Position of the argument that must be a literal number of bytes, and which there are.
+WIDTHS = {
+    "load": (1, (1, 2, 4, 8)),
+    "store": (2, (1, 2, 4, 8)),
+    "load_reserved": (1, (4, 8)),
+    "store_conditional": (2, (4, 8)),
+    "amo": (3, (4, 8)),
+}
+# What may be evaluated although its value may not be wanted: no effect, a result for all operands.
+HARMLESS_BUILTINS = _READING_BUILTINS - {"divu", "remu", "divs", "rems", "phys_read64"}
 
 
 class LanguageError(Exception):
@@ -271,6 +284,7 @@ class Function:
         self.scope = scope
         self.where = where
         self.must_not_trap = False
+        self.being_parsed = False  # to find recursion
         self._tree = tree
 
     def __call__(self, *_: Any) -> Any:
@@ -287,9 +301,14 @@ class Function:
 
     @functools.cached_property
     def _parsed(self) -> tuple[tuple[Stmt, ...], str, dict[str, str]]:
-        parser = _Parser(self)
-        body = parser.block(self.tree.body)
-        return body, parser.result, parser.types
+        from protocol.riscv.language_parser import Parser
+
+        self.being_parsed = True
+        try:
+            parser = Parser(self)
+            return parser.function_body(self.tree), parser.result, parser.types
+        finally:
+            self.being_parsed = False
 
     @property
     def body(self) -> tuple[Stmt, ...]:
@@ -331,8 +350,8 @@ class Function:
 
     @functools.cached_property
     def has_effects(self) -> bool:
-        """Whether calling it may change anything: such calls must not stand where they are evaluated
-        although their value is not wanted."""
+        """Whether calling it may change anything: such a call must not stand where it is evaluated
+        although its value may not be wanted."""
         return (
             not self.builtins <= _READING_BUILTINS
             or any(isinstance(n, Assign) and not isinstance(n.target, Local) for n in self.nodes)
@@ -386,221 +405,3 @@ def routine_from_source(name: str, source: str, scope: dict[str, Any]) -> Functi
     tree = ast.parse(source).body[0]
     assert isinstance(tree, ast.FunctionDef)
     return Function(name, tree, scope, f"<{name}>")
-
-
-_BINARY = {
-    ast.Add: "+",
-    ast.Sub: "-",
-    ast.Mult: "*",
-    ast.BitAnd: "&",
-    ast.BitOr: "|",
-    ast.BitXor: "^",
-    ast.LShift: "<<",
-    ast.RShift: ">>",
-}
-_COMPARE = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
-_FOLD = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
-    "&": lambda a, b: a & b,
-    "|": lambda a, b: a | b,
-    "^": lambda a, b: a ^ b,
-    "<<": lambda a, b: a << b,
-    ">>": lambda a, b: a >> b,
-}
-
-
-class _Parser:
-    def __init__(self, owner: Function) -> None:
-        self.owner = owner
-        self.types = dict.fromkeys(owner.params, "word")
-        self.result = ""
-
-    def fail(self, node: ast.AST, text: str) -> LanguageError:
-        line = getattr(node, "lineno", "?")
-        return LanguageError(f"{self.owner.where} {self.owner.name}, line {line}: {text}")
-
-    def block(self, nodes: list[ast.stmt]) -> tuple[Stmt, ...]:
-        out: list[Stmt] = []
-        for node in nodes:
-            out.extend(self.statement(node))
-        return tuple(out)
-
-    def statement(self, node: ast.stmt) -> list[Stmt]:
-        match node:
-            case ast.Expr(ast.Constant(str())) | ast.Pass():
-                return []
-            case ast.Expr(value):
-                call = self.expr(value)
-                if not isinstance(call, Call):
-                    raise self.fail(node, "an expression alone has no effect")
-                return [call]
-            case ast.Assign([target], value):
-                return [self.assign(target, self.expr(value))]
-            case ast.AugAssign(target, op, value):
-                read = ast.copy_location(ast.BinOp(target, op, value), node)
-                return [self.assign(target, self.expr(read))]
-            case ast.If(test, body, orelse):
-                return [If(self.condition(test), self.block(body), self.block(orelse))]
-            case ast.While(test, body, []):
-                return [While(self.condition(test), self.block(body))]
-            case ast.Return(value):
-                result = None if value is None else self.expr(value)
-                if result is not None:
-                    if self.result not in ("", result.type):
-                        raise self.fail(node, "returns both a word and a bool")
-                    self.result = result.type
-                return [Return(result)]
-        raise self.fail(node, f"{type(node).__name__} is not in the language")
-
-    def assign(self, target: ast.expr, value: Expr) -> Assign:
-        if isinstance(target, ast.Name):
-            known = self.types.setdefault(target.id, value.type)
-            if known != value.type:
-                raise self.fail(target, f"{target.id} is a {known}, not a {value.type}")
-            return Assign(Local(target.id, known), value)
-        place = self.expr(target)
-        if not isinstance(place, Register | StateField) or value.type != "word":
-            raise self.fail(target, "assign words to locals, X[i], F[i] or hart.field")
-        return Assign(place, value)
-
-    def condition(self, node: ast.expr) -> Expr:
-        value = self.expr(node)
-        if value.type != "bool":
-            raise self.fail(node, "a condition must be a bool: compare with 0")
-        return value
-
-    def word(self, node: ast.expr) -> Expr:
-        value = self.expr(node)
-        if value.type != "word":
-            raise self.fail(node, f"expected a word, found {value.type or 'nothing'}")
-        return value
-
-    def harmless(self, value: Expr, node: ast.expr) -> Expr:
-        """Refuse effects in an operand that is evaluated whether or not it is wanted."""
-        for call in walk((value,)):
-            if isinstance(call, Call) and (
-                call.function.has_effects
-                if call.function is not None
-                else call.name not in _READING_BUILTINS
-            ):
-                raise self.fail(node, f"{call.name} has effects: use an if statement")
-        return value
-
-    @staticmethod
-    def is_signed(node: ast.expr) -> bool:
-        return (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id == "signed"
-        )
-
-    def expr(self, node: ast.expr) -> Expr:
-        match node:
-            case ast.Constant(bool(value)):
-                return Const(int(value), "bool")
-            case ast.Constant(int(value)):
-                return Const(value & MASK)
-            case ast.Name(name):
-                return self.name(node, name)
-            case ast.Attribute(ast.Name("hart"), name):
-                return StateField(name, None)
-            case ast.Subscript(ast.Name("X" | "F" as file), index):
-                return Register(file, self.word(index))
-            case ast.Subscript(ast.Attribute(ast.Name("hart"), name), index):
-                return StateField(name, self.word(index))
-            case ast.BinOp(left, op, right):
-                return self.binary(node, left, op, right)
-            case ast.UnaryOp(ast.Not(), value):
-                return Not(self.condition(value), "bool")
-            case ast.UnaryOp(ast.Invert(), value):
-                inner = self.word(value)
-                return (
-                    Const(~inner.value & MASK) if isinstance(inner, Const) else Not(inner, "word")
-                )
-            case ast.UnaryOp(ast.USub(), value):
-                inner = self.word(value)
-                if isinstance(inner, Const):
-                    return Const(-inner.value & MASK)
-                return Binary("-", Const(0), inner)
-            case ast.BoolOp(op, values):
-                sign = "&" if isinstance(op, ast.And) else "|"
-                tree = self.condition(values[0])
-                for value in values[1:]:
-                    tree = Binary(sign, tree, self.harmless(self.condition(value), value), "bool")
-                return tree
-            case ast.Compare(left, [op], [right]):
-                return self.compare(node, left, op, right)
-            case ast.IfExp(test, body, orelse):
-                then = self.harmless(self.expr(body), body)
-                other = self.harmless(self.expr(orelse), orelse)
-                if then.type != other.type or not then.type:
-                    raise self.fail(node, "both sides of a conditional need one type")
-                return Select(self.condition(test), then, other, then.type)
-            case ast.Call(ast.Name(name), args, []):
-                return self.call(node, name, args)
-        raise self.fail(node, f"{ast.unparse(node)} is not in the language")
-
-    def name(self, node: ast.expr, name: str) -> Expr:
-        if name in self.types:
-            return Local(name, self.types[name])
-        if name in ("pc", "length", "raw"):
-            return Special(name)
-        value = self.owner.scope.get(name)
-        if isinstance(value, int):
-            return Const(int(value) & MASK, "bool" if isinstance(value, bool) else "word")
-        raise self.fail(node, f"{name} is not a local, a constant or a builtin")
-
-    def binary(self, node: ast.expr, left: ast.expr, op: ast.operator, right: ast.expr) -> Expr:
-        sign = _BINARY.get(type(op))
-        if sign is None:
-            raise self.fail(node, "operators are + - * & | ^ << >>")
-        if sign == ">>" and self.is_signed(left):
-            assert isinstance(left, ast.Call)
-            return Binary(">>s", self.word(left.args[0]), self.word(right))
-        a, b = self.word(left), self.word(right)
-        if isinstance(a, Const) and isinstance(b, Const):
-            return Const(_FOLD[sign](a.value, b.value) & MASK)
-        return Binary(sign, a, b)
-
-    def compare(self, node: ast.expr, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Expr:
-        sign = _COMPARE.get(type(op))
-        if sign is None:
-            raise self.fail(node, "comparisons are == != < <= > >=")
-        signs = self.is_signed(left), self.is_signed(right)
-        if any(signs):
-            for side, is_signed in zip((left, right), signs, strict=True):
-                constant = isinstance(side, ast.Constant | ast.UnaryOp)
-                if not is_signed and not constant:
-                    raise self.fail(node, "compare signed(a) with signed(b) or a literal")
-            a, b = (
-                self.word(s.args[0] if g and isinstance(s, ast.Call) else s)
-                for s, g in zip((left, right), signs, strict=True)
-            )
-            return Compare(sign, a, b, True)
-        a, b = self.expr(left), self.expr(right)
-        if a.type != b.type:
-            raise self.fail(node, "compares a word with a bool")
-        return Compare(sign, a, b, False)
-
-    def call(self, node: ast.Call, name: str, args: list[ast.expr]) -> Expr:
-        if name == "word":
-            return ToWord(self.condition(args[0]))
-        if name in BUILTINS:
-            count, result = BUILTINS[name]
-            if len(args) != count:
-                raise self.fail(node, f"{name} takes {count} arguments")
-            values = tuple(
-                a.value
-                if isinstance(a, ast.Constant) and isinstance(a.value, str)
-                else self.word(a)
-                for a in args
-            )
-            return Call(name, values, None, result)
-        target = self.owner.scope.get(name)
-        if not isinstance(target, Function):
-            raise self.fail(node, f"{name} is neither a builtin nor a routine")
-        if len(args) != len(target.params):
-            raise self.fail(node, f"{name} takes {len(target.params)} arguments")
-        return Call(name, tuple(self.word(a) for a in args), target, target.result)

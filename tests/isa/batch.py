@@ -22,7 +22,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from protocol.riscv.assembler import assemble
 from protocol.riscv.disassembler import disassemble
@@ -38,12 +38,14 @@ OUTPUT = RAM + 0xA0_0000
 RAM_MIB = 16
 SCRATCH_WORDS = 64
 SCRATCH_SIZE = 8 * SCRATCH_WORDS
-# Words of a record: x1..x31, f0..f31, fcsr; then, of an input, the entry; of an output, the trap.
-F_AT, FCSR_AT, ENTRY_AT, CAUSE_AT, EPC_AT, TVAL_AT, PAD_AT = 31, 63, 64, 64, 65, 66, 67
+# Words of a record: x1..x31, f0..f31, fcsr; then, of an input, the entry; of an output, the trap
+# and how many instructions were retired (with a few of the driver's).
+F_AT, FCSR_AT, ENTRY_AT, CAUSE_AT, EPC_AT, TVAL_AT, COUNT_AT = 31, 63, 64, 64, 65, 66, 67
 SCRATCH_AT = 68
 RECORD_WORDS = SCRATCH_AT + SCRATCH_WORDS
 RECORD_SIZE = 8 * RECORD_WORDS
 MAX_SEQUENCES = (OUTPUT - INPUT) // RECORD_SIZE
+JUMP = b"\x6f\0\x40\0"  # to the next instruction, which is thus found hot in time
 FS_DIRTY = 3 << 13
 STEP_LIMIT = 100_000
 
@@ -65,7 +67,7 @@ class Sequence:
     pointers: dict[int, int]
 
 
-def _driver(count: int, rounds: int) -> str:
+def _driver(count: int, rounds: int, counted: bool) -> str:
     lines = [
         "  la t0, handler",
         "  csrw mtvec, t0",
@@ -101,12 +103,13 @@ def _driver(count: int, rounds: int) -> str:
     lines += [f"  fld f{i}, {8 * (F_AT + i)}(a0)" for i in range(32)]
     lines += [f"  ld t1, {8 * FCSR_AT}(a0)", "  csrw fcsr, t1"]
     lines += [f"  ld t1, {8 * ENTRY_AT}(a0)", "  csrw mepc, t1"]
-    lines += ["  li t1, 0x1800", "  csrs mstatus, t1"]
+    lines += ["  li t1, 0x1800", "  csrs mstatus, t1", "  csrw minstret, zero", "begin:"]
     lines += [f"  ld x{i}, {8 * (i - 1)}(a0)" for i in range(1, 32) if i != 10]
-    lines += ["  ld a0, 72(a0)", "  mret"]
+    lines += ["  ld a0, 72(a0)", "  mret", "leave:"]
     lines += [".align 3", "handler:", "  csrrw a0, mscratch, a0", "  ld a0, 8(a0)"]
     lines += [f"  sd x{i}, {8 * (i - 1)}(a0)" for i in range(1, 32) if i != 10]
-    lines += [f"  sd zero, {8 * PAD_AT}(a0)"]
+    lines += ["end:", "  csrr t0, minstret" if counted else "  li t0, 0"]
+    lines += [f"  sd t0, {8 * COUNT_AT}(a0)"]
     names = {9: "mscratch", FCSR_AT: "fcsr", CAUSE_AT: "mcause", EPC_AT: "mepc", TVAL_AT: "mtval"}
     for at, name in names.items():
         lines += [f"  csrr t0, {name}", f"  sd t0, {8 * at}(a0)"]
@@ -123,18 +126,27 @@ def _driver(count: int, rounds: int) -> str:
 
 
 class Batch:
-    """Sequences laid out in RAM, from `CODE` on; `image` is the program for a `Runner`."""
+    """Sequences laid out in RAM, from `CODE` on; `image` is the program for a `Runner`.
 
-    def __init__(self, sequences: Seq[Sequence], rounds: int = 1) -> None:
+    `counted`: retired instructions are compared too, which asks for a machine that counts exactly.
+    """
+
+    def __init__(
+        self, sequences: Seq[Sequence], rounds: int = 1, *, counted: bool = True
+    ) -> None:
         assert 0 < len(sequences) <= MAX_SEQUENCES
         self.sequences = tuple(sequences)
-        driver = assemble(_driver(len(sequences), rounds), RAM).data
+        self.counted = counted
+        program = assemble(_driver(len(sequences), rounds, counted), RAM)
+        driver = program.data
+        own = [line for line in program.lines if self._measured(program.symbols, line.address)]
+        self.overhead = sum(line.size for line in own) // 4
         assert len(driver) <= CODE - RAM
         code = bytearray()
         entries = []
         for sequence in sequences:
             entries.append(CODE + len(code))
-            code += sequence.code
+            code += JUMP + sequence.code
         assert CODE + len(code) <= INPUT
         self.entries = tuple(entries)
         records = bytearray()
@@ -147,6 +159,12 @@ class Batch:
         image[: len(driver)] = driver
         image[CODE - RAM : CODE - RAM + len(code)] = code
         self.image = bytes(image)
+
+    @staticmethod
+    def _measured(symbols: dict[str, int], address: int) -> bool:
+        """Whether the driver's instruction at an address is counted with a sequence's."""
+        start, handler = symbols["begin"], symbols["handler"]
+        return start <= address < symbols["leave"] or handler <= address < symbols["end"]
 
     def scratch(self, number: int) -> int:
         """Address of a sequence's scratch area."""
@@ -176,7 +194,7 @@ class Batch:
                 lines.append(f"  {name}: expected {a:#x}, found {b:#x}")
         sequence = self.sequences[number]
         at = self.entries[number]
-        code = sequence.code
+        code = JUMP + sequence.code
         offset = 0
         while offset < len(code):
             raw = int.from_bytes(code[offset : offset + 4], "little")
@@ -192,7 +210,7 @@ class Batch:
 
 
 NAMES = [f"x{i}" for i in range(1, 32)] + [f"f{i}" for i in range(32)]
-NAMES += ["fcsr", "mcause", "mepc", "mtval", "pad"]
+NAMES += ["fcsr", "mcause", "mepc", "mtval", "count"]
 NAMES += [f"scratch+{8 * i:#x}" for i in range(SCRATCH_WORDS)]
 
 
@@ -209,6 +227,7 @@ def run_reference(batch: Batch) -> list[bytes]:
     results = []
     for number, sequence in enumerate(batch.sequences):
         hart.reset(batch.entries[number])
+        hart.count = 0
         hart.mtvec = RAM
         hart.mstatus = FS_DIRTY
         hart.x[1:] = batch.registers(number)
@@ -223,7 +242,8 @@ def run_reference(batch: Batch) -> list[bytes]:
         else:
             raise AssertionError(f"sequence {number} does not end")
         fcsr = hart.accrued | hart.frm << 5
-        words = (*hart.x[1:], *hart.f, fcsr, hart.mcause, hart.mepc, hart.mtval, 0)
+        count = hart.count + batch.overhead if batch.counted else 0
+        words = (*hart.x[1:], *hart.f, fcsr, hart.mcause, hart.mepc, hart.mtval, count)
         results.append(
             struct.pack(f"<{SCRATCH_AT}Q", *words) + ram[scratch : scratch + SCRATCH_SIZE]
         )
@@ -257,11 +277,11 @@ def differences(batch: Batch, expected: Seq[bytes], found: Seq[bytes]) -> list[s
     ]
 
 
-def shrink(sequence: Sequence, runner: Runner, rounds: int = 1) -> str:
+def shrink(sequence: Sequence, runner: Runner, rounds: int = 1, *, counted: bool = True) -> str:
     """A description of a failing sequence with as much as possible replaced by nops."""
 
     def attempt(code: bytes) -> str:
-        batch = Batch([Sequence(code, *_state(sequence))], rounds)
+        batch = Batch([replace(sequence, code=code)], rounds, counted=counted)
         found = differences(batch, run_reference(batch), batch.results(runner(batch.image)))
         return found[0] if found else ""
 
@@ -282,7 +302,3 @@ def shrink(sequence: Sequence, runner: Runner, rounds: int = 1) -> str:
             code, shown = candidate, smaller
         offset += size
     return shown
-
-
-def _state(s: Sequence) -> tuple[tuple[int, ...], tuple[int, ...], int, bytes, dict[int, int]]:
-    return s.x, s.f, s.fcsr, s.scratch, s.pointers

@@ -29,13 +29,14 @@ PORTABLE = Profile(portable=True)
 
 def check(runner: Runner, seed: int, count: int, profile: Profile, rounds: int = 1) -> None:
     """Run sequences and compare them with the reference; the first that differs is made small."""
-    batch = Batch(Generator(seed, profile).sequences(count), rounds)
+    counted = not profile.portable
+    batch = Batch(Generator(seed, profile).sequences(count), rounds, counted=counted)
     expected = run_reference(batch)
     found = batch.results(runner(batch.image))
     for number, (a, b) in enumerate(zip(expected, found, strict=True)):
         if a != b:
             shown = differences(batch, expected, found)
-            small = shrink(batch.sequences[number], runner, rounds)
+            small = shrink(batch.sequences[number], runner, rounds, counted=counted)
             pytest.fail(
                 f"seed {seed}: {len(shown)} of {count} sequences differ\n{shown[0]}\n\n{small}",
                 pytrace=False,

@@ -16,8 +16,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from cpu_proc.flash_bank import FlashBank
 from cpu_proc.hart import MEIP, MSIP, NEVER, SEIP, TICK_NS
 from devices import device_tree
+from devices.cfi_flash import CfiFlash
 from devices.clint import Clint
 from devices.device import Device
 from devices.goldfish_rtc import GoldfishRtc
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from cpu_proc.hart import Hart
     from cpu_proc.loader import LoadPlan
     from cpu_proc.machine import Machine
-    from cpu_proc.options import RunOptions, VirtioDevice
+    from cpu_proc.options import Drive, RunOptions, VirtioDevice
     from devices.virtio.mmio import Backend
 
 RAM_BASE = 0x8000_0000
@@ -55,6 +57,8 @@ PLACES = {
     "plic": Place(0xC00_0000),
     "uart": Place(0x1000_0000, 10),
     **{f"virtio{i}": Place(0x1000_1000 + 0x1000 * i, 1 + i) for i in range(VIRTIO_SLOTS)},
+    "flash0": Place(0x2000_0000),
+    "flash1": Place(0x2200_0000),
 }
 
 
@@ -118,6 +122,29 @@ class Board:
             )
         for name, device in self.devices.items():
             machine.memory.add_device(PLACES[name].base, device)
+        self._banks = [self._add_flash(i, drive) for i, drive in enumerate(options.pflash)]
+
+    def _add_flash(self, unit: int, drive: Drive | None) -> FlashBank:
+        """A flash bank: memory or a device, by turns."""
+        machine, name = self._machine, f"flash{unit}"
+        store = None
+        if drive is not None:
+            from devices.virtio.blk import RawDisk
+
+            store = RawDisk(drive.path, readonly=drive.readonly)
+        bank = FlashBank(
+            machine.memory,
+            machine.safe_point.post,
+            machine.guest.backings[name],
+            store=store,
+            path=drive.path if drive is not None else "",
+        )
+        readonly = drive is not None and drive.readonly
+        banks = len(self._options.pflash) if unit == 0 else 0
+        device = CfiFlash(bank, bank.remap, readonly=readonly, banks=banks)
+        self.devices[name] = device
+        bank.attach(PLACES[name].base, device)
+        return bank
 
     @staticmethod
     def _backends(options: RunOptions) -> dict[int, Backend]:
@@ -165,6 +192,8 @@ class Board:
     def close(self) -> None:
         """Let go of threads and files."""
         self._set_alarm(None)
+        for bank in self._banks:
+            bank.close()
 
     # --- wires -----------------------------------------------------------------------------
 

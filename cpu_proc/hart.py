@@ -39,9 +39,6 @@ MSIP, SEIP, MEIP = 1 << 3, 1 << 9, 1 << 11
 STIE, MTIE = 1 << 5, 1 << 7
 STCE = 1 << 63
 
-_READ = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
-_WRITE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
-_FP = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, *[ctypes.c_uint64] * 5)
 
 
 class Owner(Protocol):
@@ -70,9 +67,9 @@ class Hart:
         self._memory = memory
         self._owner = owner
         self._callbacks = (
-            _READ(self._host_read),
-            _WRITE(self._host_write),
-            _FP(self._host_fp),
+            self._host_read,
+            self._host_write,
+            self._host_fp,
         )
         self._wire(engine)
 
@@ -82,7 +79,10 @@ class Hart:
         state.hartid = self.index
         names = ("host_read", "host_write", "host_fp")
         for name, callback in zip(names, self._callbacks, strict=True):
-            setattr(state, name, ctypes.cast(callback, ctypes.c_void_p).value)
+            setattr(state, name, id(callback))
+        for number, name in enumerate(layout.PYTHON_API):
+            function = getattr(ctypes.pythonapi, name)
+            state.python[number] = ctypes.cast(function, ctypes.c_void_p).value
         state.clock_gettime = native.function_address("clock_gettime")
         state.far_jump = engine.address("h_far_jump")
         state.execute_one = engine.address("h_straddle")
@@ -219,7 +219,7 @@ class Hart:
 
     # --- callbacks from native code ----------------------------------------------------------------
 
-    def _host_read(self, _hart: int, address: int, size: int) -> int:
+    def _host_read(self, address: int, size: int, *_: int) -> int:
         try:
             value = self._memory.mmio_read(address, size)
             self.state.host_status = 0
@@ -232,7 +232,7 @@ class Hart:
             self._owner.fail(error)
         return 0
 
-    def _host_write(self, _hart: int, address: int, size: int, value: int) -> None:
+    def _host_write(self, address: int, size: int, value: int, *_: int) -> int:
         try:
             self._memory.mmio_write(address, size, value)
             self.state.host_status = 0
@@ -242,8 +242,9 @@ class Hart:
         except BaseException as error:
             self.state.host_status = 1
             self._owner.fail(error)
+        return 0
 
-    def _host_fp(self, _hart: int, operation: int, a: int, b: int, c: int, mode: int) -> int:
+    def _host_fp(self, operation: int, a: int, b: int, c: int, mode: int) -> int:
         try:
             value, flags = float_operation(operation)(a, b, c, mode)
             self.state.fflags |= flags

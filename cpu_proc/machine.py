@@ -31,6 +31,7 @@ from cpu_proc.records import Records
 from cpu_proc.retirement import Retirement
 from cpu_proc.safe_point import SafePoint
 from cpu_proc.segments import ControlSegment, GuestMemory
+from devices.cfi_flash import BANK_SIZE
 from devices.device import Fail, PowerOff, Request, Reset
 from protocol import layout
 from protocol.errors import UserError
@@ -59,7 +60,8 @@ class Machine:
         self.lock = threading.RLock()
         self.plan = loader.plan(options)
         self.engine = engines.load()
-        self.guest = GuestMemory({"ram": options.ram_size, "rom": ROM_SIZE})
+        sizes = {"ram": options.ram_size, "rom": ROM_SIZE, "flash0": BANK_SIZE, "flash1": BANK_SIZE}
+        self.guest = GuestMemory(sizes)
         self.control = ControlSegment(options.harts, self.guest.page_count)
         self.records = Records(self.control, RECORD_ARRAYS)
         self.records.decode = self.engine.address("h_decode")

@@ -192,6 +192,11 @@ class MemoryMap:
         """Store `data` in RAM or ROM: the loader's images, and a debugger's patches."""
         self._store(address, data, rom=True)
 
+    def write_backing(self, backing: Backing, offset: int, data: bytes) -> None:
+        """Store `data` in a backing, mapped or not: a device changes the memory it answers for."""
+        _fill(backing, offset, memoryview(data))
+        self.on_write(backing, offset, len(data))
+
     def is_memory(self, address: int, length: int, *, write: bool = False) -> bool:
         """Whether `read` (or `write`) of that range would succeed."""
         try:

@@ -35,6 +35,9 @@ MAX_HARTS = 8
 MAX_VIRTIO = 8
 """The board has eight virtio-mmio slots."""
 
+FLASH_BANKS = 2
+FLASH_BANK_SIZE = 32 * MIB
+
 ICOUNT_SHIFT = 3
 """2**3 ns of guest time an instruction when `-icount` names no shift: a 125 MIPS machine, near what
 tier 0 does.
@@ -115,6 +118,8 @@ class RunOptions:
     """In the order of the command line. QEMU fills the highest virtio-mmio slot first."""
     virtio_legacy: bool = True
     """The virtio-mmio slots speak version 1, QEMU's default; otherwise version 2."""
+    pflash: tuple[Drive | None, ...] = (None,) * FLASH_BANKS
+    """The file of each flash bank; without one, a bank begins erased."""
     serial: Serial = Serial()
     reboot: bool = True
     """False (`-no-reboot`): a guest's reset ends the run."""
@@ -253,10 +258,14 @@ def _append(draft: _Draft, option: str, text: str) -> None:
 # --- devices -------------------------------------------------------------------------------------
 
 
-@_option("drive", "file=F[,format=raw][,if=virtio|none][,id=ID][,readonly=on]", "a raw disk image")
+@_option(
+    "drive",
+    "file=F[,format=raw][,if=virtio|none|pflash][,id=ID][,readonly=on][,unit=N]",
+    "a raw disk image, or the contents of flash bank N (if=pflash, 32 MiB)",
+)
 def _drive(draft: _Draft, option: str, text: str) -> None:
     found = values.keys(option, text)
-    values.only(option, text, found, ("file", "format", "if", "id", "readonly"))
+    values.only(option, text, found, ("file", "format", "if", "id", "readonly", "unit"))
     if "file" not in found:
         raise values.complain(option, text, "file= is missing")
     if found.get("format", "raw") != "raw":
@@ -264,8 +273,11 @@ def _drive(draft: _Draft, option: str, text: str) -> None:
             option, text, "the only format is raw; qemu-img convert -O raw makes one"
         )
     interface = found.get("if", "virtio")
-    if interface not in ("virtio", "none"):
-        raise values.complain(option, text, f"if=virtio or if=none expected, not if={interface}")
+    if interface not in ("virtio", "none", "pflash"):
+        problem = f"if=virtio, if=none or if=pflash expected, not if={interface}"
+        raise values.complain(option, text, problem)
+    if "unit" in found and interface != "pflash":
+        raise values.complain(option, text, "unit= is for if=pflash")
     readonly = values.on_off(option, text, found.get("readonly", "off"))
     path = values.readable(f"{option} file", found["file"], block_device=True)
     if not readonly:
@@ -281,10 +293,31 @@ def _drive(draft: _Draft, option: str, text: str) -> None:
         raise values.complain(option, text, f"id={drive.id} is taken by another drive")
     if drive.id:
         draft.drives[drive.id] = drive
-    if interface == "virtio":
+    if interface == "pflash":
+        _pflash(draft, option, text, drive, found.get("unit"))
+    elif interface == "virtio":
         draft.virtio.append((option, drive))
     elif not drive.id:
         raise values.complain(option, text, "if=none needs an id= that a -device names")
+
+
+def _pflash(draft: _Draft, option: str, text: str, drive: Drive, unit: str | None) -> None:
+    """Put a file into a flash bank: the one named, or the first that is free."""
+    banks = list(draft.options.pflash)
+    size = os.stat(drive.path).st_size
+    if size != FLASH_BANK_SIZE:
+        problem = f"a flash bank holds {FLASH_BANK_SIZE} bytes, this file {size}"
+        raise values.complain(f"{option} file", drive.path, f"{problem} (truncate -s 32M pads it)")
+    if unit is not None:
+        number = values.integer(option, text, unit, 0, FLASH_BANKS - 1, "unit")
+    elif None in banks:
+        number = banks.index(None)
+    else:
+        raise values.complain(option, text, "the board has two flash banks, both are taken")
+    if banks[number] is not None:
+        raise values.complain(option, text, f"flash bank {number} is taken by another drive")
+    banks[number] = drive
+    draft.options = replace(draft.options, pflash=tuple(banks))
 
 
 @_option("device", "KIND[,key=value...]", "loader | virtio-blk-device | virtio-rng-device")

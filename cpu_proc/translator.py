@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 log = get_logger("translator_link")
 
 RETIRE_PATIENCE = 5.0  # seconds a hart waits for `retire`; the session's own deadline is shorter
+ATTACH_PATIENCE = 30.0  # seconds to wait for a translator when every region is waited for
 FORCED_PATIENCE = 10.0  # seconds to wait for a region when every one is waited for
 CLOSE_PATIENCE = 2.0
 WINDOW = (
@@ -111,7 +112,7 @@ class TranslatorLink:
         """Begin to connect; returns at once. With --threshold 1 it waits for the translator."""
         self._thread.start()
         if self._forced:
-            self._attached.wait(FORCED_PATIENCE)
+            self._attached.wait(ATTACH_PATIENCE)
 
     def want(self, wanted: dict[int, list[int]]) -> None:
         """Ask for regions: page -> slots. With --threshold 1, wait until the answers are here."""

@@ -328,23 +328,16 @@ class ColdEmitter(Emitter):
         return self.binary("add", seconds, self.load_word(self.field("clock", 1)))
 
     def b_host_read(self, address: str, size: str) -> str:
-        return self._host("i64", "host_read", address, size)
+        return self._host("host_read", address, size)
 
     def b_host_write(self, address: str, size: str, value: str) -> None:
-        self._host("void", "host_write", address, size, value)
+        self._host("host_write", address, size, value)
 
-    def _host(self, result: str, field: str, *args: str) -> str:
-        """A callback into Python: the host's floating-point state is put aside round it."""
-        self.emit("call void @fp_leave(ptr %hart)")
-        function = self.pointer(self.read_field(field))
-        call = f"call {result} {function}(ptr %hart{''.join(f', i64 {a}' for a in args)})"
-        value = ""
-        if result == "void":
-            self.emit(call)
-        else:
-            value = self.value(call)
-        self.emit("call void @fp_enter(ptr %hart)")
-        return value
+    def _host(self, field: str, *args: str) -> str:
+        """Call Python with up to five words."""
+        callee = self.value(f"load ptr, ptr {self.field(field)}")
+        words = "".join(f", i64 {a}" for a in (*args, "0", "0", "0")[:5])
+        return self.value(f"call i64 @call_python(ptr %hart, ptr {callee}{words})")
 
     def b_host_compare_swap(self, address: str, old: str, new: str) -> str:
         pair = self.value(
@@ -358,7 +351,45 @@ class ColdEmitter(Emitter):
         )
 
 
+_API = [HART.offset("python", i) for i in range(6)]
+
 SUPPORT = f"""
+@five_words = internal constant [8 x i8] c"(KKKKK)\\00"
+; Call a Python callable with five words; its value is a word. The thread has given up the GIL (it
+; came through ctypes) and takes it back meanwhile; the host's floating-point state is put aside.
+define internal i64 @call_python(ptr %hart, ptr %callee, i64 %a, i64 %b, i64 %c, i64 %d, i64 %e)
+    nounwind noinline {{
+  call void @fp_leave(ptr %hart)
+  %p.ensure = getelementptr i8, ptr %hart, i64 {_API[0]}
+  %ensure = load ptr, ptr %p.ensure
+  %gil = call i32 %ensure()
+  %p.call = getelementptr i8, ptr %hart, i64 {_API[2]}
+  %call = load ptr, ptr %p.call
+  %object = call ptr (ptr, ptr, ...) %call(ptr %callee, ptr @five_words, i64 %a, i64 %b, i64 %c, i64 %d, i64 %e)
+  %failed = icmp eq ptr %object, null
+  br i1 %failed, label %clear, label %take
+take:
+  %p.value = getelementptr i8, ptr %hart, i64 {_API[3]}
+  %as.word = load ptr, ptr %p.value
+  %word = call i64 %as.word(ptr %object)
+  %p.decref = getelementptr i8, ptr %hart, i64 {_API[4]}
+  %decref = load ptr, ptr %p.decref
+  call void %decref(ptr %object)
+  br label %done
+clear:
+  ; The callables catch everything; what reaches this is a KeyboardInterrupt in between.
+  %p.clear = getelementptr i8, ptr %hart, i64 {_API[5]}
+  %clear.error = load ptr, ptr %p.clear
+  call void %clear.error()
+  br label %done
+done:
+  %result = phi i64 [ %word, %take ], [ 0, %clear ]
+  %p.release = getelementptr i8, ptr %hart, i64 {_API[1]}
+  %release = load ptr, ptr %p.release
+  call void %release(i32 %gil)
+  call void @fp_enter(ptr %hart)
+  ret i64 %result
+}}
 define internal i64 @peek(i64 %address, i64 %size) nounwind {{
   %p = inttoptr i64 %address to ptr
   switch i64 %size, label %eight [ i64 1, label %one i64 2, label %two i64 4, label %four ]

@@ -332,12 +332,10 @@ define internal void @fp_set_flags(ptr %hart, i64 %v) nounwind strictfp noinline
   call void @llvm.x86.sse.ldmxcsr(ptr %p)
   ret void
 }}
-define internal i64 @fp_soft(ptr %hart, i64 %op, i64 %a, i64 %b, i64 %c, i64 %rm) nounwind strictfp noinline {{
-  call void @fp_leave(ptr %hart)
+define internal i64 @fp_soft(ptr %hart, i64 %op, i64 %a, i64 %b, i64 %c, i64 %rm) nounwind noinline {{
   %p = getelementptr i8, ptr %hart, i64 {HART.offset("host_fp")}
   %f = load ptr, ptr %p
-  %r = call i64 %f(ptr %hart, i64 %op, i64 %a, i64 %b, i64 %c, i64 %rm)
-  call void @fp_enter(ptr %hart)
+  %r = call i64 @call_python(ptr %hart, ptr %f, i64 %op, i64 %a, i64 %b, i64 %c, i64 %rm)
   ret i64 %r
 }}
 """

@@ -144,6 +144,8 @@ def select(content: bytes, entries: tuple[int, ...]) -> Selection:
             if target is not None or not site.liftable:
                 leaders.add(following)
             offset = following
+    # Where two instructions overlap, control from the first jumps over the second.
+    leaders |= {s.end for s in sites.values() if s.offset + 2 < s.end and s.offset + 2 in sites}
     chosen = [o for o in dict.fromkeys([*wanted, *extra]) if o in sites and sites[o].liftable]
     chosen = sorted(chosen[:MAX_ENTRIES])
     return Selection(sites, chosen, leaders | set(chosen))
@@ -233,6 +235,7 @@ class RegionEmitter(ValueEmitter):
         function = site.decoded.instruction.semantics
         operands = {p: literal(v) for p, v in site.decoded.operands.items()}
         self.note_callees(function)
+        before = self.pending
         self.body(function, operands)
         if not self.done:
             self.pending += 1
@@ -247,9 +250,9 @@ class RegionEmitter(ValueEmitter):
             if not continued:
                 self.jump_to(after)
             self.label(self._slow)
-            self.pending -= 0 if continued else 1
+            self.pending, pending = before, self.pending
             self.leave("slow", literal(site.offset))
-            self.pending += 0 if continued else 1
+            self.pending = pending
             if not continued:
                 self.label(after)
 

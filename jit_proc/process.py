@@ -1,4 +1,4 @@
-"""Small debts to the operating system: ending with one's parent, and importable children.
+"""Small debts to the operating system: one's parent's end, no writable code, importable children.
 
 The problem: a translator or worker that outlives the machine it was started for burns a core for
 nobody. The kernel can tell a child of its parent's death, even one that LLVM keeps busy (prctl(2),
@@ -8,6 +8,7 @@ PR_SET_PDEATHSIG).
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import signal
 from pathlib import Path
@@ -25,6 +26,22 @@ def die_with_parent(parent: int, with_signal: signal.Signals = signal.SIGTERM) -
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:  # it ended before the call above
         os.kill(os.getpid(), with_signal)
+
+
+def give_up_writable_code() -> None:
+    """Make every page that is both writable and executable executable only.
+
+    libffi keeps the callbacks that llvmlite makes while it is imported in such a page. All of them
+    are made when a worker has warmed up; a later one would end the process, which is expendable.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, permissions = line.split()[:2]
+        if "w" in permissions and "x" in permissions:
+            start, end = (int(part, 16) for part in span.split("-"))
+            if libc.mprotect(start, end - start, mmap.PROT_READ | mmap.PROT_EXEC) != 0:
+                raise OSError(ctypes.get_errno(), f"mprotect of {span}")
 
 
 def child_environment() -> dict[str, str]:

@@ -44,7 +44,7 @@ from jit_proc.job import (
     Untranslatable,
     encode,
 )
-from jit_proc.process import die_with_parent
+from jit_proc.process import die_with_parent, give_up_writable_code
 
 DEFAULT_LIFTER = "jit_proc.lift:translate"
 DEFAULT_ENGINE = "jit_proc.engine:build"
@@ -105,6 +105,7 @@ def serve(source: int, sink: BinaryIO, lifter: str, engine: str) -> None:
     from jit_proc.llvm import identity
 
     _warm_up(lifter)
+    give_up_writable_code()
     sink.write(encode(Ready(identity())))
     frames = Frames()
     while data := os.read(source, 1 << 16):

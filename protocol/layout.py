@@ -249,9 +249,10 @@ HART = Struct(
     ("slots", "the memory map: copies of MapSlot. Writer: machine, at a safe point", 5 * MAX_SLOTS),
     ("slot_count", "how many of them. Writer: machine"),
     ("clock_gettime", "address of libc's clock_gettime. Writer: machine"),
-    ("host_read", "callback: word read(hart, physical address, size). Writer: machine"),
-    ("host_write", "callback: read(hart, physical address, size, value). Writer: machine"),
-    ("host_fp", "callback: word fp(hart, operation, a, b, c, rm) for what the host's unit lacks"),
+    ("host_read", "Python callable: word read(physical address, size, 0, 0, 0). Writer: machine"),
+    ("host_write", "Python callable: write(physical address, size, value, 0, 0), returns 0"),
+    ("host_fp", "Python callable: word fp(operation, a, b, c, rm) for what the host's unit lacks"),
+    ("python", "addresses of CPython's C API, in the order of `PYTHON_API`. Writer: machine", 6),
     ("host_status", "set by a callback: 0 done, 1 access fault"),
     ("far_jump", "address of the engine's jump by pc, for regions"),
     ("execute_one", "address of the engine's one-instruction interpreter, for regions"),
@@ -285,6 +286,13 @@ CONTROL = Struct(
     ("hart_stride", "bytes from one Hart to the next"),
     ("hart_count", "how many harts"),
 )
+
+PYTHON_API = (
+    *("PyGILState_Ensure", "PyGILState_Release", "PyObject_CallFunction"),
+    *("PyLong_AsUnsignedLongLong", "Py_DecRef", "PyErr_Clear"),
+)
+"""What native code calls to call Python. ctypes' own callbacks would need a page that is writable and
+executable, which this project does not have."""
 
 STRUCTS = (CONTROL, RECORD, PAGE, SLOT, TLB_ENTRY, FETCH_ENTRY, HART)
 

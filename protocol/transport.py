@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from protocol.codec import CodecError, decode, encode
 from protocol.errors import UserError
 from protocol.logs import get_logger
-from protocol.messages import MAX_MESSAGE, Error, Message, tag_of
+from protocol.messages import MAX_MESSAGE, Bye, Error, Message, tag_of
 
 if TYPE_CHECKING:
     import zmq
@@ -268,7 +268,9 @@ class Server(_Socket):
         try:
             self._socket.send_multipart((peer, data), self._zmq.NOBLOCK)
         except self._zmq.ZMQError as error:
-            log.warning("send_failed", peer=peer, message=tag_of(message), error=error.strerror)
+            # That a peer is gone before it could be told goodbye is no news.
+            tell = log.debug if isinstance(message, Bye) else log.warning
+            tell("send_failed", peer=peer, message=tag_of(message), error=error.strerror)
             return False
         return True
 

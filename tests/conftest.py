@@ -21,6 +21,13 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "coldboot")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let golden files be written anew."""
+    parser.addoption(
+        "--update-filetests", action="store_true", help="rewrite what tests/filetests expect"
+    )
+
+
 @pytest.fixture(scope="session")
 def guests_folder() -> Path:
     """The folder of Debian's kernel, initramfs and firmware that `coldboot guests fetch` fills."""

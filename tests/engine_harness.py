@@ -110,7 +110,7 @@ class EngineMachine:
             self.records.written(backing.page(offset), offset % PAGE_SIZE, part)
             offset += part
 
-    # --- state --------------------------------------------------------------------------------------
+    # --- state ------------------------------------------------------------------------------------
 
     def forget(self) -> None:
         """Drop every record, as a reset of the machine does."""
@@ -163,7 +163,7 @@ class EngineMachine:
         self.state.fflags = value
         self.state.mxcsr &= ~0x3F
 
-    # --- running --------------------------------------------------------------------------------------
+    # --- running ----------------------------------------------------------------------------------
 
     def run(self, instructions: int) -> int:
         """Run until the finisher is stored to, the hart sleeps, or so many instructions are done.

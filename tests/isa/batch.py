@@ -131,9 +131,7 @@ class Batch:
     `counted`: retired instructions are compared too, which asks for a machine that counts exactly.
     """
 
-    def __init__(
-        self, sequences: Seq[Sequence], rounds: int = 1, *, counted: bool = True
-    ) -> None:
+    def __init__(self, sequences: Seq[Sequence], rounds: int = 1, *, counted: bool = True) -> None:
         assert 0 < len(sequences) <= MAX_SEQUENCES
         self.sequences = tuple(sequences)
         self.counted = counted

@@ -1,8 +1,8 @@
 """A hart on the engine with the interface of the reference's `ReferenceMachine`.
 
-The problem: tests of traps, CSRs and translation say in assembly what a guest does, and look at the
-hart's fields; they were written for the reference interpreter and hold for the engine as they stand.
-This is the stand-in: fields are the engine's, a step is the engine's single step.
+The problem: tests of traps, CSRs and translation say in assembly what a guest does, and look at
+the hart's fields; they were written for the reference interpreter and hold for the engine as they
+stand. This is the stand-in: fields are the engine's, a step is the engine's single step.
 
 Invariants: what a test changes behind the hart's back (a field, memory) takes effect at the next
 step, as with the reference: the TLB set is chosen afresh and the TLBs are emptied. Tests of what a
@@ -64,6 +64,12 @@ class _Memory:
 class EngineHart(Guest):
     """A hart in tier 0. What is not found here is a field of the engine's hart."""
 
+    machine: EngineMachine
+    memory: _Memory
+    now: int
+    waiting: bool
+    touched: bool
+
     def __init__(self, priv: int = MACHINE, grant: bool = True, **fields: int) -> None:
         machine = _shared()
         machine.reset(RAM)
@@ -97,7 +103,7 @@ class EngineHart(Guest):
     def time(self) -> int:
         return self.now
 
-    # --- running --------------------------------------------------------------------------------------
+    # --- running ----------------------------------------------------------------------------------
 
     def step(self) -> None:
         state = self.machine.state

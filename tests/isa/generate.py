@@ -24,9 +24,8 @@ from protocol.riscv.assembler import assemble
 from protocol.riscv.csr import NUMBERS
 from protocol.riscv.isa import ENCODINGS, REGISTER_BITS, Encoding, Pattern, decode, load_all
 from tests.isa.batch import SCRATCH_SIZE, Sequence
+from tests.isa.values import BOX, DOUBLES, M64, SINGLES, WORDS
 
-M64 = 2**64 - 1
-BOX = 0xFFFFFFFF_00000000
 POINTER_MAX = 192  # pointers point 64 to 192 bytes into the scratch area
 OFFSETS = (-64, SCRATCH_SIZE - POINTER_MAX - 16)
 NOWHERE = 0x0800_0000  # nothing answers there, on any machine the sequences run on
@@ -37,20 +36,7 @@ NOT_PORTABLE = ("ctzw",)  # QEMU 7.2 counts on into the upper half of the regist
 _REFUSED = (0x5C0, 0x7C5, 0x9FF)  # no such CSR
 _READ_ONLY = (0xF11, 0xC00)  # QEMU 7.2 lets csrrs and csrrc of a register that holds 0 pass
 
-WORDS = (0, 1, 2, 3, 7, 31, 32, 63, 64, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000)
-WORDS += (2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, M64, M64 - 1, M64 - 0x7F)
-WORDS += (-(2**31) & M64, 0x0102_0304_0506_0708, 0x8000_0000_8000_0000, 0x00FF_FF00_00FF_00FF)
-SINGLES = (0, 1 << 31, 0x3F800000, 0xBF800000, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001)
-SINGLES += (0xFFC12345, 0x00000001, 0x80000001, 0x007FFFFF, 0x00800000, 0x7F7FFFFF, 0x3F000000)
-SINGLES += (0x3FC00000, 0x4EFFFFFF, 0x4F000000, 0x4F800000, 0x5F000000, 0xCF000001, 0x33800001)
-SINGLES += (0x40490FDB, 0x34000000, 0x00FFFFFF, 0x5F7FFFFF, 0xBF7FFFFF, 0xBF000000, 0x7E967699)
-DOUBLES = (0, 1 << 63, 0x3FF << 52, 0xBFF << 52, 0x7FF << 52, 0xFFF << 52, 0x7FF8 << 48)
-DOUBLES += (0x7FF0_0000_0000_0001, 0xFFF8_1234_5678_9ABC, 1, 1 << 63 | 1, (1 << 52) - 1, 1 << 52)
-DOUBLES += (0x7FEF_FFFF_FFFF_FFFF, 0x3FE << 52, 0x3FF8 << 48, 0x41DF_FFFF_FFC0_0000)
-DOUBLES += (0x41E << 52, 0xC1E << 52, 0x43E << 52, 0x43F << 52, 0xC3E << 52, 0x3810 << 48)
-DOUBLES += (0x47EF_FFFF_E000_0000, 0x47EF_FFFF_F000_0000, 0x3690_0000_0000_0001, 0x3CA0 << 48)
-DOUBLES += (0x4009_21FB_5444_2D18, 0xC1E0_0000_0020_0000, 0x380F_FFFF_E000_0000, 0x0010 << 48 | 1)
-
+LEFT_OUT = ("mret", "sret", "wfi", "sfence.vma", "ecall", "ebreak")
 MEMORY = frozenset(("load", "store"))
 ATOMIC = frozenset(("amo", "load_reserved", "store_conditional"))
 _REGISTERS = frozenset(("rd", "rs1", "rs2", "rs3"))
@@ -110,9 +96,7 @@ def classes() -> _Classes:
             found.branches.append(encoding)
         elif encoding.instruction.name == "jalr":
             found.indirect.append(encoding)
-        elif used & {"trap", "wait"} and "rd" not in encoding.instruction.params:
-            continue
-        elif encoding.name == "sfence.vma":
+        elif encoding.instruction.name in LEFT_OUT:
             continue
         elif semantics.indices("F", True) | semantics.indices("F", False):
             found.floating.append(encoding)
@@ -161,7 +145,7 @@ class Generator:
     def sequences(self, count: int) -> list[Sequence]:
         return [self.sequence() for _ in range(count)]
 
-    # --- values -------------------------------------------------------------------------------------
+    # --- values -----------------------------------------------------------------------------------
 
     def word(self) -> int:
         """A word to have in an integer register."""
@@ -192,7 +176,7 @@ class Generator:
             return pick.randrange(0x3FB << 52, 0x403 << 52) | pick.getrandbits(1) << 63
         return pick.getrandbits(64)
 
-    # --- operands -----------------------------------------------------------------------------------
+    # --- operands ---------------------------------------------------------------------------------
 
     def register(self, field_: str, written: bool) -> int:
         pick = self.random
@@ -208,7 +192,6 @@ class Generator:
     def fields(self, encoding: Encoding, **given: int) -> dict[str, int]:
         """Random values for every field, `where` holding; `given` by the field's name."""
         semantics = encoding.instruction.semantics
-        places = {v: p for p, v in encoding.operands.items() if isinstance(v, str)}
         written = {v for p, v in encoding.operands.items() if p in semantics.indices("X", True)}
         pick = self.random
         while True:
@@ -225,7 +208,6 @@ class Generator:
                 else:
                     low, high, step = _immediate(encoding.pattern, name)
                     values[name] = self.immediate(low, high, step)
-            assert places is not None
             if encoding.holds(values):
                 return values
 
@@ -245,7 +227,7 @@ class Generator:
         fields = self.fields(encoding, **given)
         return _bytes(raw_bits(encoding.pattern, fields), encoding.length)
 
-    # --- items --------------------------------------------------------------------------------------
+    # --- items ------------------------------------------------------------------------------------
 
     def fixed(self, code: bytes) -> _Item:
         return _Item(len(code), lambda at, places: code)
@@ -333,8 +315,8 @@ class Generator:
         number = NUMBERS[self.random.choice(self._csrs)]
         return self.encode(self.random.choice(classes().csr), csr=number)
 
-    def transfer(self, index: int) -> _Item:
-        """A branch or a jump to an item behind `index`."""
+    def transfer(self) -> _Item:
+        """A branch or a jump to a later item."""
         pick = self.random
         found = classes()
         encoding = pick.choice(found.branches + found.indirect)
@@ -436,7 +418,7 @@ class Generator:
         imm = pick.randrange(-2048, 2048, 8 if self.profile.portable else 1)
         return self.fixed(code + self.encode(encoding, rs1=first, imm=imm))
 
-    # --- sequences ----------------------------------------------------------------------------------
+    # --- sequences --------------------------------------------------------------------------------
 
     def sequence(self) -> Sequence:
         pick = self.random
@@ -467,7 +449,7 @@ class Generator:
             elif number == patch_at:
                 item = self.patch()
             elif pick.random() < 0.15:
-                item = self.transfer(number)
+                item = self.transfer()
                 jumps[len(items)] = item
             else:
                 item = self.ordinary()

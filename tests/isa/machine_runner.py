@@ -38,8 +38,6 @@ class MachineRunner:
             code = machine.wait()
             assert code == 0, f"the machine ended with {code}"
             self.regions = machine.records.region_count
-            import os
-            if os.environ.get("SUMMARY") and machine.translator: print(*machine.translator.summary(), *machine.retirement.summary(), [int(v) for v in machine.harts[0].state.stat_leaves], sep="\n")
             return machine.memory.read(RAM, RAM_MIB << 20)
         finally:
             machine.close()

@@ -79,8 +79,8 @@ def _memory(start: Start) -> Iterable[tuple[int, bytes]]:
     yield from ((STOP, wait), (TRAP, wait), (CODE, start.program.data), *start.memory.items())
 
 
-def run_reference(start: Start, count: int = MANY) -> Outcome:
-    """`count` instructions, or to the end."""
+def run_reference(start: Start, count: int = MANY, *, trapped: bool = False) -> Outcome:
+    """`count` instructions, or to the end; with `trapped`, one trap more."""
     memory = Memory()
     ram = memory.add_ram(RAM, RAM_SIZE)
     for address, data in _memory(start):
@@ -94,6 +94,9 @@ def run_reference(start: Start, count: int = MANY) -> Outcome:
     while hart.count < count and not hart.waiting:
         hart.step()
         assert hart.count < MANY, "the program does not end"
+    if trapped:
+        hart.step()
+        assert hart.count == count, "no trap is taken here"
     return Outcome(
         *(hart.pc, hart.count, tuple(hart.x), tuple(hart.f), hart.accrued),
         *(hart.mcause, hart.mepc, hart.mtval, bytes(ram)),
@@ -183,7 +186,9 @@ class RegionMachine(EngineMachine):
         page = self.records.page_of(state.exit_page)
         pages = list(self.records.regions) if state.exit_page == 0 else [page]
         lines = state.exit_lines if state.exit_page else 2**64 - 1
-        self.retired.append(sum(self.records.retire_regions(p, lines) for p in pages if p is not None))
+        self.retired.append(
+            sum(self.records.retire_regions(p, lines) for p in pages if p is not None)
+        )
         state.exit_lines = 0
 
     def outcome(self) -> Outcome:

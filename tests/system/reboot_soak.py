@@ -97,7 +97,9 @@ def soak(
 
 def troubles(seen: Sequence[Boot]) -> list[str]:
     """What is wrong with a series of boots."""
-    found = [f"epoch {b.epoch}: {b.live_older} older translations alive" for b in seen if b.live_older]
+    found = [
+        f"epoch {b.epoch}: {b.live_older} older translations alive" for b in seen if b.live_older
+    ]
     if [b.epoch for b in seen] != list(range(2, len(seen) + 2)):
         found.append(f"epochs {[b.epoch for b in seen]}: not one a boot")
     for who in ("machine", "translator"):

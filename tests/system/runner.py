@@ -1,4 +1,4 @@
-"""Whole machines for the system tests: real processes on a pty, their log, their memory, their maps.
+"""Whole machines for the system tests: real processes on a pty, their log, memory and maps.
 
 Problem: what a user relies on is only seen from outside: a command, a terminal, an exit status, and
 what the kernel says of the processes. So nothing here reaches into the program; a machine is its
@@ -181,9 +181,7 @@ class Machine:
     ) -> Event:
         """Wait until the log has `count` events of this name (and fields); the last of them."""
         return until(
-            lambda: nth(
-                [e for e in self.events(name) if fields.items() <= e.items()], count
-            ),
+            lambda: nth([e for e in self.events(name) if fields.items() <= e.items()], count),
             f"{count} x {name} {fields} in the log",
             seconds,
             also=self.pump,
@@ -299,7 +297,7 @@ def socket_folder() -> str:
     return tempfile.mkdtemp(prefix="coldboot-test-")
 
 
-# --- what the kernel says of processes -------------------------------------------------------------
+# --- what the kernel says of processes -----------------------------------------------------------
 
 
 def children(pid: int) -> list[int]:

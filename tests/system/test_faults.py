@@ -78,6 +78,28 @@ def at_prompt(machine: Machine) -> bool:
     return re.search(PROMPT, machine.transcript_path.read_bytes()) is not None
 
 
+def test_workers_that_are_killed(guests_folder: Path, tmp_path: Path):
+    # A job whose worker died is tried again; translator and machine go on.
+    with Machine(linux(guests_folder), tmp_path) as machine:
+        translator = machine.translator()
+        for _ in range(3):
+            regions = len(machine.events("region_published"))
+            machine.wait_event("region_published", regions + 1)
+            workers = runner.children(translator)
+            os.kill(workers[0], signal.SIGKILL)
+            runner.until(
+                lambda gone=workers[0]: gone not in (now := runner.children(translator)) and now,
+                "another worker",
+                also=machine.pump,
+            )
+        machine.wait_event("region_published", regions + 2)
+        machine.send("\r")
+        machine.expect(PROMPT)
+        computes(machine)
+        power_off(machine)
+        assert [] == machine.events("translator_lost")
+
+
 def test_a_reset_while_the_translator_is_stopped(guests_folder: Path, tmp_path: Path):
     with Machine(linux(guests_folder), tmp_path) as machine:
         machine.expect("BOOT-OK")

@@ -77,7 +77,8 @@ def test_several_machines_on_one_translator_one_after_the_other(
         for count in range(1, 4):
             words = ["--translator", translator.endpoint]
             with Machine(
-                linux(guests_folder, *words, append='run="dmesg | wc -l; ls /bin | wc -l"'), tmp_path
+                linux(guests_folder, *words, append='run="dmesg | wc -l; ls /bin | wc -l"'),
+                tmp_path,
             ) as machine:
                 assert translator.process.pid == machine.translator()
                 machine.expect("RUN-EXIT 0")

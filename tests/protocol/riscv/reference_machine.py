@@ -139,7 +139,7 @@ def attempt(machine: Guest, access: str, address: int, priv: int) -> int | None:
         if machine.pc == RAM + 4:
             return None
     assert machine.mtval == address % 2**64
-    return machine.mcause
+    return int(machine.mcause)
 
 
 def napot(base: int, size: int) -> int:

@@ -1,0 +1,103 @@
+"""Code that is made too late, or has no room: it is dropped, and the guest goes on.
+
+Read next: `test_retirement`, for the ways to write code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.system import programs, slow_lifter
+from tests.system.runner import Translator
+from tests.system.test_retirement import RESETS, VICTIM, count
+
+SLOW = ("--lifter", "tests.system.slow_lifter:translate")
+
+PATCHES = """
+    .equ OLD, 0x00b00513
+    .equ NEW, 0x00c00513
+main:
+    la s4, victim
+    li s6, ROUNDS
+1:
+    li t0, NEW
+    sw t0, 0(s4)
+    fence.i
+    li s2, 12
+    la s0, start
+    li s1, WARM
+    li s3, 1
+    call check
+    li t0, OLD
+    sw t0, 0(s4)
+    fence.i
+    li s2, 11
+    la s0, start
+    li s1, WARM
+    li s3, 2
+    call check
+    addi s6, s6, -1
+    bnez s6, 1b
+    j PASS
+    .align 12
+"""
+
+
+def equ(**values: int) -> str:
+    return "".join(f".equ {name}, {value}\n" for name, value in values.items())
+
+
+def too_late(said: bytes) -> int:
+    """How many translations and requests came to nothing because of a change."""
+    names = ("late_page_generation", "late_epoch", "late_bytes", "refused_bytes_moved")
+    names += ("refused_stale_epoch", "dropped_stale_epoch", "dropped_not_outstanding")
+    return sum(count(name, said) for name in names)
+
+
+def test_a_patch_while_the_code_is_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(slow_lifter.PAUSE, "0.02")
+    text = equ(ROUNDS=100, WARM=70_000) + PATCHES + VICTIM
+    with Translator(tmp_path, *SLOW) as translator:
+        result = programs.run(
+            text, tmp_path, "--stats", "--threshold", "64", "--translator", translator.endpoint
+        )
+
+    assert 0 == result.returncode, result.stderr.decode()
+    assert too_late(result.stderr) > 0, result.stderr.decode()
+
+
+def test_a_reset_while_the_code_is_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(slow_lifter.PAUSE, "0.1")
+    text = equ(WARM=200_000) + RESETS.replace("VICTIM", VICTIM)
+    with Translator(tmp_path, *SLOW) as translator:
+        result = programs.run(
+            text, tmp_path, "--stats", "--threshold", "64", "--translator", translator.endpoint
+        )
+
+    assert 0 == result.returncode, result.stderr.decode()
+    assert 19 == count("system_reset", result.stderr)
+
+
+def many_functions(number: int) -> str:
+    """Each function has a loop and returns its number; all are called, again and again."""
+    text = "main:\n    li s6, 3\n1:\n"
+    for n in range(number):
+        text += f"    la s0, f{n}\n    li s1, 3\n    li s2, {n}\n    li s3, 1\n    call check\n"
+    text += "    addi s6, s6, -1\n    beqz s6, 3f\n    j 1b\n3:\n    j PASS\n"
+    for n in range(number):
+        work = "".join(f"    addi t{i % 3}, t{i % 5}, {i}\n" for i in range(60))
+        text += f"    .align 6\nf{n}:\n    li t6, 2\n2:\n{work}    addi t6, t6, -1\n"
+        text += f"    bnez t6, 2b\n    li a0, {n}\n    ret\n"
+    return text
+
+
+def test_a_code_space_that_is_full(tmp_path: Path):
+    with Translator(tmp_path, "--code-space", "64K") as translator:
+        words = ["--stats", "--threshold", "1", "--translator", translator.endpoint]
+        result = programs.run(many_functions(150), tmp_path, *words)
+
+        assert 0 == result.returncode, result.stderr.decode()
+        assert count("code_space_full", result.stderr) > 0, result.stderr.decode()
+        assert translator.events("epoch_retired")

@@ -55,7 +55,7 @@ class FlashBank:
         store: Store | None = None,
         path: str = "",
     ) -> None:
-        """`post` has work done at the next safe point. `store`: the file, called `path` by the user.
+        """`post` has work done at the next safe point. `store`: the file, `path` to the user.
 
         Raises `UserError` if the file cannot be read.
         """

@@ -26,7 +26,7 @@ from protocol.faults import AccessFault
 from protocol.layout import HART
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cpu_proc.engine import Engine
     from cpu_proc.memory_map import MemoryMap
@@ -38,7 +38,6 @@ SLICE = 1 << 15  # instructions between two looks at the clock
 MSIP, SEIP, MEIP = 1 << 3, 1 << 9, 1 << 11
 STIE, MTIE = 1 << 5, 1 << 7
 STCE = 1 << 63
-
 
 
 class Owner(Protocol):
@@ -91,6 +90,15 @@ class Hart:
         state.slice = SLICE
         state.stop_count = NEVER
 
+    def meet(self, control: int, harts: Sequence[Hart]) -> None:
+        """Tell native code where the control page and the other harts are."""
+        self.state.control = control
+        self.state.idle = 1
+        peers = [hart.address for hart in harts if hart is not self]
+        self.state.peer_count = len(peers)
+        for number, address in enumerate(peers):
+            self.state.peers[number] = address
+
     # --- what the machine does to a hart that is not running ------------------------------------
 
     def reset(self, pc: int) -> None:
@@ -116,6 +124,7 @@ class Hart:
         state.irq = 0
         state.pc = pc
         state.exit_lines = 0
+        state.between = 0
         state.hot_count = 0
         state.data_set = state.fetch_set = 0
         state.data_tlb = self.address + HART.offset("data_tlbs")

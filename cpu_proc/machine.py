@@ -15,6 +15,7 @@ Read next: `safe_point.py`, `retirement.py`, `hart.py`, `board.py`.
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import time
@@ -72,6 +73,10 @@ class Machine:
             for i, address in enumerate(self.control.hart_addresses)
         ]
         self.safe_point.harts = self.harts
+        note_write = self.engine.note_write()
+        self.records.note_write = functools.partial(note_write, self.harts[0].address)
+        for hart in self.harts:
+            hart.meet(self.control.segment.address, self.harts)
         self._share_records()
         self.retirement = Retirement(self)
         self.translator: TranslatorLink | None = None

@@ -72,12 +72,19 @@ def map_code(path: str, size: int, offset: int = 0, *, shared: bool = True) -> i
     try:
         if os.fstat(fd).st_size < offset + size:
             raise OSError(f"{path} ends before byte {offset + size}")
-        if shared and fcntl.fcntl(fd, _F_GET_SEALS) & SEALS != SEALS:
+        if shared and _seals(fd) & SEALS != SEALS:
             raise OSError(f"{path} is not sealed")
         kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
         return _map(size, mmap.PROT_READ | mmap.PROT_EXEC, kind, fd, offset)
     finally:
         os.close(fd)
+
+
+def _seals(fd: int) -> int:
+    try:
+        return fcntl.fcntl(fd, _F_GET_SEALS)
+    except OSError:  # not of a kind of file that has any
+        return 0
 
 
 def unmap(address: int, size: int) -> None:

@@ -10,15 +10,15 @@ Invariants:
   find the records that point to them; nothing executes from this list.
 - A line is tracked (`lines`) before anything made from its bytes can be reached; a line with a
   published region in it (`region_lines`) makes a store leave native code at once.
-- `written` is called after the bytes have changed. It bumps the generation first, so a reply under
-  way is dropped, then takes records and regions back.
+- `written` is called after the bytes have changed. Native code does what a guest's store does (the
+  generation is bumped, records are taken back, under the page's lock); regions are retired here.
 
 Read next: `jit_proc/runtime.py` (the native side), `retirement.py` (everything at once).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cpu_proc import native
@@ -56,6 +56,14 @@ def lines_of(offset: int, length: int) -> int:
     return ((1 << (last - first + 1)) - 1) << first
 
 
+NoteWrite = Callable[[int, int, int], int]
+"""The engine's `note_write`: address of a page descriptor, offset, length -> lines of regions."""
+
+
+def _no_engine(_page: int, _offset: int, _length: int) -> int:
+    raise AssertionError("no engine is mapped yet")
+
+
 class Records:
     """All record arrays of one machine, its page descriptors, and its regions."""
 
@@ -69,6 +77,7 @@ class Records:
         self.start = -(-self._mapping // RECORD_ARRAY_STRIDE) * RECORD_ARRAY_STRIDE
         self.end = self.start + self.size
         self.decode = 0  # address of the engine's `h_decode`
+        self.note_write: NoteWrite = _no_engine
         self.regions: dict[int, list[Region]] = {}
         self.watched: dict[int, int] = {}  # page -> lines that must be told of stores
         self.region_count = 0
@@ -104,20 +113,11 @@ class Records:
 
     def written(self, page: int, offset: int, length: int) -> bool:
         """Bytes of one page have changed; whether anything was made from their lines."""
-        base = page * _WORDS
-        touched = lines_of(offset, length)
-        if not self._pages[base + _LINES] & touched:
-            return False
-        self._pages[base + _GENERATION] += 1
-        array = self._pages[base + _RECORDS]
-        if array:
-            first = max(offset - 2, 0) // 2  # the instruction before may reach into it
-            last = (offset + length - 1) // 2
-            records = native.words(array, 2 * SLOTS_PER_PAGE)
-            for slot in range(first, last + 1):
-                records[2 * slot] = self.decode
-        self.retire_regions(page, touched)
-        return True
+        before = self.generation(page)
+        regions = self.note_write(self._pages_address + page * PAGE.size, offset, length)
+        if regions:
+            self.retire_regions(page, regions)
+        return self.generation(page) != before
 
     def retire_regions(self, page: int, lines: int) -> int:
         """Take back every region made from these lines of a page; how many there were."""

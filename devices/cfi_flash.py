@@ -1,18 +1,18 @@
 """CFI parallel flash: memory that is read and executed in place, and written by command sequences.
 
-Problem: a bank is memory until a guest stores a command in it; then all of its addresses answer with
-a status, an identity or a query table, until the guest asks for the array again. Code may have run
-from the bank before, may be running from another one, and may be what is written.
+Problem: a bank is memory until a guest stores a command in it; then all of its addresses answer
+with a status, an identity or a query table, until the guest asks for the array again. Code may have
+run from the bank before, may be running from another one, and may be what is written.
 
-A bank is two 28F128J3A chips side by side on a 32-bit bus, 16 MiB each, 128 blocks of 128 KiB a chip
-(256 KiB of the bank), with Intel's extended command set (0x0001).
+A bank is two 28F128J3A chips side by side on a 32-bit bus, 16 MiB each, 128 blocks of 128 KiB a
+chip (256 KiB of the bank), with Intel's extended command set (0x0001).
 
 Invariants:
 - A command acts on both chips, whatever the width of the store, and is done when the store is: the
   status read after it is ready. There is nothing to suspend.
-- `remap(True)` asks that the bank be memory, `remap(False)` that it be nothing but this device. Only
-  a change of mode asks, and the bank stays in command mode until told otherwise, as the chips do: a
-  driver that programs a thousand words and polls each one's status changes the mode once.
+- `remap(True)` asks that the bank be memory, `remap(False)` that it be nothing but this device.
+  Only a change of mode asks, and the bank stays in command mode until told otherwise, as the chips
+  do: a driver that programs a thousand words and polls the status of each changes the mode once.
 - Until a mode change is carried out the device answers for its new mode in either map.
 - Every change of the array goes through `Cells.write`, which retires code made from those bytes.
 - As on QEMU, programming stores the data as they are; real cells could only clear bits. Blocks are

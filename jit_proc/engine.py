@@ -34,7 +34,7 @@ from protocol.riscv.isa import Instruction, parse_pattern
 from protocol.riscv.language import Function, routine_from_source
 
 EXPORTS = (
-    *("run", "step", "h_decode", "h_page_end", "h_far_jump", "h_straddle"),
+    *("run", "step", "note_write", "h_decode", "h_page_end", "h_far_jump", "h_straddle"),
     *("region_load", "region_store"),
 )
 PASSES = ("always-inline", "sroa", "instcombine", "simplifycfg")
@@ -65,7 +65,12 @@ class _Special(HotEmitter):
 
 def _decode() -> str:
     out = _Special()
-    out.emit(f"call void @r_decode_record(ptr %hart, i64 {out.record_word()})")
+    filled, refused = out.new_label(), out.new_label()
+    status = out.value(f"call i64 @r_decode_record(ptr %hart, i64 {out.record_word()})")
+    out.branch_if(out.compare("ne", status, "0"), filled, refused)
+    out.label(refused)
+    out.tail("@h_straddle", "%record", "%count")
+    out.label(filled)
     out.dispatch("%record", "%count")
     return out.text("decode")
 
@@ -93,6 +98,8 @@ def _to_memory(name: str, pc: str) -> str:
     elif pc == "next":
         out.write_field("pc", out.read_field("next_pc"))
     out.write_field("count", "%count")
+    if name == "look_between":
+        out.write_field("between", "1")
     if name == "sleep":
         leave, stay = out.new_label(), out.new_label()
         status = out.value("call i64 @r_fall_asleep(ptr %hart)")
@@ -132,6 +139,13 @@ def _settle() -> str:
     for label in (filled, hit):
         out.label(label)
         if label == filled:
+            # The walk may have stored (A) into the very code that comes next: retire that first.
+            stored, clean = out.new_label(), out.new_label()
+            lines = out.read_field("exit_lines")
+            out.branch_if(out.compare("ne", lines, "0"), stored, clean, ", !prof !1")
+            out.label(stored)
+            out.jump_to(again)
+            out.label(clean)
             record, bias = out.pointer(found), out.read_field("fetch_bias")
         else:
             records = out.value(f"load ptr, ptr {out.address(entry, 8)}, align 8")
@@ -194,12 +208,15 @@ define i64 @{name}(ptr %hart) nounwind strictfp {{
   call void @fp_enter(ptr %hart)
   %reason = getelementptr i8, ptr %hart, i64 {HART.offset("exit_reason")}
   store i64 0, ptr %reason
+  %idle = getelementptr i8, ptr %hart, i64 {HART.offset("idle")}
+  store atomic i64 0, ptr %idle seq_cst, align 8
   %cp = getelementptr i8, ptr %hart, i64 {HART.offset("count")}
   %count = load i64, ptr %cp
   %tp = getelementptr i8, ptr %hart, i64 {HART.offset("data_tlb")}
   %tlb = load ptr, ptr %tp
   call preserve_nonecc void @{handler}(ptr %hart, ptr null, i64 0, i64 %count, ptr %tlb)
   call void @fp_leave(ptr %hart)
+  store atomic i64 1, ptr %idle release, align 8
   %r = load i64, ptr %reason
   ret i64 %r
 }}
@@ -213,6 +230,10 @@ define preserve_mostcc i64 @region_load(ptr %hart, i64 %address, i64 %size) noun
 }
 define preserve_mostcc i64 @region_store(ptr %hart, i64 %address, i64 %size) nounwind strictfp {
   %r = call i64 @r_region_store(ptr %hart, i64 %address, i64 %size)
+  ret i64 %r
+}
+define i64 @note_write(ptr %hart, i64 %page, i64 %offset, i64 %size) nounwind strictfp {
+  %r = call i64 @r_note_write(ptr %hart, i64 %page, i64 %offset, i64 %size)
   ret i64 %r
 }
 declare i64 @llvm.ctlz.i64(i64, i1)
@@ -267,6 +288,7 @@ def text() -> str:
     parts += [_decode(), _page_end(), _settle(), _straddle(), _step(), _hot()]
     parts += [
         _to_memory("look", "record"),
+        _to_memory("look_between", "record"),
         _to_memory("far_jump", "address"),
         _to_memory("resume", "next"),
         _to_memory("enter", ""),

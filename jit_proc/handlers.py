@@ -381,11 +381,14 @@ def define_cold(instruction: Instruction, length: int, name: str) -> str:
     out.label(next_)
     count = out.binary("add", "%count", "1")
     record = out.address("%record", 8 * length)
-    if function.builtins & MEMORY:  # a device may have asked for the hart, a store for retirement
+    if function.builtins & MEMORY:
+        # A device may have asked for the hart, a store for retirement: then the limit is 0. That it
+        # is merely reached is for taken transfers to find: whether an access comes here depends on
+        # the TLB, and on regions, and counted time must not.
         look, go = out.new_label(), out.new_label()
-        out.branch_if(out.compare("uge", count, out.read_field("limit")), look, go, ", !prof !1")
+        out.branch_if(out.compare("eq", out.read_field("limit"), "0"), look, go, ", !prof !1")
         out.label(look)
-        out.tail("@h_look", record, count)
+        out.tail("@h_look_between", record, count)
         out.label(go)
     out.dispatch(record, count)
     return "\n".join(

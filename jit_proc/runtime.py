@@ -12,6 +12,13 @@ Invariants:
   store to a marked line bumps the page's generation and makes the records that held any written
   byte undecoded, before the next instruction. A line with region code in it also makes the hart
   leave (`EXIT_RETIRE`) at once.
+- **Several harts share records.** A page's records, lines and generation change under its lock. A
+  record's operands are written only when no hart can hold a handler that goes with older ones: when
+  a record is taken back the page notes the time (`tick`), and until every other hart has since been
+  seen between two instructions (`hart.tick`) or out of native code, its instructions are executed
+  from the scratch array. The same wait covers a store that another hart had under way, by an old TLB
+  entry, when the page began to be tracked. Whoever stores looks at `lines` after the bytes are
+  visible, whoever decodes marks `lines` before it reads: one of the two sees the other.
 - `hart.limit` is the one word that calls a hart: `look_up` re-arms it, then looks at `attention`
   again, so a request between the two is not lost.
 
@@ -21,7 +28,7 @@ Read next: `cold.py` (how this is compiled), `handlers.py` (who calls it).
 from __future__ import annotations
 
 from protocol import layout
-from protocol.layout import FETCH_ENTRY, HART, PAGE, SLOT, TLB_ENTRY
+from protocol.layout import CONTROL, FETCH_ENTRY, HART, PAGE, SLOT, TLB_ENTRY
 from protocol.riscv.isa import routine
 from protocol.riscv.language import Function
 from protocol.riscv.mmu import NOWHERE, translate
@@ -51,10 +58,17 @@ FETCH_BYTES = layout.FETCH_SETS * FETCH_SET_BYTES
 DATA_MASK = layout.DATA_TLB_ENTRIES - 1
 FETCH_MASK = layout.FETCH_TLB_ENTRIES - 1
 NO_PAGE = layout.NO_PAGE
-PAGE_BYTES = layout.PAGE_DESCRIPTOR_SIZE
+PAGE_BYTES = PAGE.size
 LINES = PAGE.offset("lines")
 REGION_LINES = PAGE.offset("region_lines")
 GENERATION = PAGE.offset("generation")
+LOCK = PAGE.offset("lock")
+PAGE_TICK = PAGE.offset("tick")
+CONTROL_TICK = CONTROL.offset("tick")
+PEERS_AT = HART.offset("peers")
+LIMIT = HART.offset("limit")
+IDLE = HART.offset("idle")
+HART_TICK = HART.offset("tick")
 WRITE_TAG = TLB_ENTRY.offset("write_tag")
 ADDEND = TLB_ENTRY.offset("addend")
 ENTRY_PAGE = TLB_ENTRY.offset("page")
@@ -160,9 +174,9 @@ def flush_page(address):
 
 
 @routine(pure=True)
-def forbid_stores(page):
-    """Take away the write tags of a page that begins to be tracked."""
-    entry = hart_address() + DATA_AT
+def forbid_stores(page, who):
+    """Take away a hart's write tags of a page that begins to be tracked."""
+    entry = who + DATA_AT
     end = entry + DATA_BYTES
     while entry != end:
         if peek(entry + ENTRY_PAGE, 8) == page:
@@ -208,8 +222,17 @@ def resolve(address, size, access):
         if access == LOAD:
             poke(entry, tag, 8)
         else:
-            poke(entry + WRITE_TAG, tag | word(peek(page + LINES, 8) != 0), 8)
+            allow_stores(entry, tag, page)
     return place
+
+
+@routine(pure=True)
+def allow_stores(entry, tag, page):
+    """Fill in a write tag; a page that begins to be tracked meanwhile is noticed by one of the two."""
+    poke(entry + WRITE_TAG, tag | word(peek(page + LINES, 8) != 0), 8)
+    if hart.peer_count != 0:
+        fence()
+        poke(entry + WRITE_TAG, tag | word(peek(page + LINES, 8) != 0), 8)
 
 
 @routine(pure=True)
@@ -221,7 +244,7 @@ def writable_place(address, size):
         page = peek(entry + ENTRY_PAGE, 8)
         hart.fault_page = page
         if peek(page + LINES, 8) == 0:
-            poke(entry + WRITE_TAG, tag & ~1, 8)
+            allow_stores(entry, tag & ~1, page)
         return address + peek(entry + ADDEND, 8)
     return resolve(address, size, STORE)
 
@@ -329,29 +352,91 @@ def atomic_place(address, size, access):
 
 
 @routine(pure=True)
-def note_store(page, offset, size):
-    """Retire what was made from `size` bytes at `offset` of a page; they have just been written."""
-    lines = peek(page + LINES, 8)
-    touched = (1 << (offset >> 6)) | (1 << (((offset + size - 1) & 4095) >> 6))
-    if (lines & touched) == 0:
+def lock_page(page):
+    while not host_compare_swap(page + LOCK, 0, 1):
+        fence()
+
+
+@routine(pure=True)
+def unlock_page(page):
+    fence()
+    poke(page + LOCK, 0, 8)
+
+
+@routine(pure=True)
+def note_time(page):
+    """Records of the page were taken back: let other harts be seen between two instructions."""
+    if hart.peer_count == 0:
         return
+    place = hart.control + CONTROL_TICK
+    tick = peek(place, 8)
+    while not host_compare_swap(place, tick, tick + 1):
+        tick = peek(place, 8)
+    poke(page + PAGE_TICK, tick + 1, 8)
+    fence()
+    i = 0
+    while i < hart.peer_count:
+        poke(hart.peers[i] + LIMIT, 0, 8)
+        i += 1
+
+
+@routine(pure=True)
+def all_seen(since):
+    """Whether every other hart was between two instructions, or out of native code, since then."""
+    i = 0
+    while i < hart.peer_count:
+        peer = hart.peers[i]
+        if peek(peer + IDLE, 8) == 0 and peek(peer + HART_TICK, 8) < since:
+            return False
+        i += 1
+    return True
+
+
+@routine(pure=True)
+def note_write(page, offset, size):
+    """Retire records made from `size` bytes at `offset` of a page, which have just been written.
+
+    Returns the lines written that regions were made from: those are the machine's to retire.
+    """
+    if hart.peer_count != 0:
+        fence()  # the bytes before the look at what is tracked
+    first_line = offset >> 6
+    last_line = ((offset + size - 1) & 4095) >> 6
+    touched = (NO_PAGE >> (63 - (last_line - first_line))) << first_line
+    if (peek(page + LINES, 8) & touched) == 0:
+        return 0
     hart.stat_stores += 1
+    lock_page(page)
     poke(page + GENERATION, peek(page + GENERATION, 8) + 1, 8)
     records = peek(page, 8)
     if records != 0:
         # An instruction that begins one halfword before the store may reach into it.
-        first = records + (offset >> 1) * 16 - word(offset > 1) * 16
+        record = records + (offset >> 1) * 16 - word(offset > 1) * 16
         last = records + ((offset + size - 1) >> 1) * 16
-        while first <= last:
-            poke(first, handler("decode"), 8)
-            first += 16
+        changed = False
+        while record <= last:
+            if peek(record, 8) != handler("decode"):
+                poke(record, handler("decode"), 8)
+                changed = True
+            record += 16
+        if changed:
+            note_time(page)
         if ((offset + size) & 63) == 0 and (peek(page + REGION_LINES, 8) & touched) == 0:
             forget_line(page, records, (offset + size - 1) >> 6)
-    if (peek(page + REGION_LINES, 8) & touched) != 0:
+    regions = peek(page + REGION_LINES, 8) & touched
+    unlock_page(page)
+    return regions
+
+
+@routine(pure=True)
+def note_store(page, offset, size):
+    """`note_write` for a store of this hart: with region code in its lines, the hart leaves."""
+    regions = note_write(page, offset, size)
+    if regions != 0:
         if hart.exit_lines != 0 and hart.exit_page != page:
             page = 0  # two pages in one instruction: the machine retires every region
         hart.exit_page = page
-        hart.exit_lines = hart.exit_lines | touched
+        hart.exit_lines = hart.exit_lines | regions
         hart.limit = 0
 
 
@@ -392,13 +477,10 @@ def fetch_fill(address):
     page = peek(slot + 24, 8) + (offset >> 12) * PAGE_BYTES
     records = peek(page, 8)
     if records == 0:
-        if hart.pool_next == hart.pool_end:
+        records = make_array((peek(slot + 16, 8) + offset) & ~4095, page)
+        if records == 0:
             hart.exit_reason = EXIT_POOL
             return 0
-        records = hart.pool_next
-        hart.pool_next = records + STRIDE
-        fill_array(records, (peek(slot + 16, 8) + offset) & ~4095, page)
-        poke(page, records, 8)
     bias = (address & ~4095) - (records >> 3)
     entry = hart.fetch_tlb + ((address >> 12) & FETCH_MASK) * ENTRY_BYTES
     poke(entry, address & ~4095, 8)
@@ -407,6 +489,21 @@ def fetch_fill(address):
     poke(entry + F_PAGE, page, 8)
     hart.fetch_bias = bias
     return records + ((address & 4095) << 3)
+
+
+@routine(pure=True)
+def make_array(host, page):
+    """The record array of a page that has none yet, or 0 when there is no memory for it."""
+    lock_page(page)
+    records = peek(page, 8)
+    if records == 0 and hart.pool_next != hart.pool_end:
+        records = hart.pool_next
+        hart.pool_next = records + STRIDE
+        fill_array(records, host, page)
+        fence()
+        poke(page, records, 8)
+    unlock_page(page)
+    return records
 
 
 @routine(pure=True)
@@ -471,26 +568,42 @@ def fetch_step():
 
 @routine(pure=True)
 def decode_record(record):
-    """Fill a record from the bytes it stands for, and track their lines."""
-    hart.stat_decodes += 1
+    """Fill a record from the bytes it stands for, and track their lines; 0 if it must not be yet."""
     records = record & ~(STRIDE - 1)
     offset = (record - records) >> 3
     host = peek(records + ARRAY_HOST, 8) + offset
     page = peek(records + ARRAY_PAGE, 8)
-    lines = peek(page + LINES, 8)
-    tracked = lines | (1 << (offset >> 6)) | (1 << (((offset + 2) & 4095) >> 6))
-    if tracked != lines:
-        poke(page + LINES, tracked, 8)
-        if lines == 0:
-            forbid_stores(page)
-        fence()
-    raw_bits = peek(host, 2)
-    if (raw_bits & 3) == 3:
-        if offset == 4094:
+    lock_page(page)
+    track(page, (1 << (offset >> 6)) | (1 << (((offset + 2) & 4095) >> 6)))
+    seen = all_seen(peek(page + PAGE_TICK, 8))
+    if seen:
+        hart.stat_decodes += 1
+        raw_bits = peek(host, 2)
+        if (raw_bits & 3) == 3 and offset == 4094:
             poke(record, handler("straddle"), 8)
-            return
-        raw_bits = raw_bits | (peek(host + 2, 2) << 16)
-    decode_word(raw_bits, record, offset)
+        else:
+            if (raw_bits & 3) == 3:
+                raw_bits = raw_bits | (peek(host + 2, 2) << 16)
+            decode_word(raw_bits, record, offset)
+    unlock_page(page)
+    return word(seen)
+
+
+@routine(pure=True)
+def track(page, wanted):
+    """Mark lines of a page, whose lock is held, before their bytes are read."""
+    lines = peek(page + LINES, 8)
+    if (lines & wanted) == wanted:
+        return
+    poke(page + LINES, lines | wanted, 8)
+    fence()
+    if lines == 0:
+        forbid_stores(page, hart_address())
+        i = 0
+        while i < hart.peer_count:
+            forbid_stores(page, hart.peers[i])
+            i += 1
+        note_time(page)
 
 
 @routine(pure=True)
@@ -577,10 +690,18 @@ def look_up():
 @routine(pure=True)
 def settle():
     """Between two instructions, with all state in memory: 1 to leave, 0 to go on at hart.pc."""
+    if hart.peer_count != 0:
+        hart.tick = peek(hart.control + CONTROL_TICK, 8)
     # Counted time: a new timer comes into force at once, so that the count of its interrupt is exact.
     if hart.count >= hart.limit or hart.icount != 0:
         if look_up() != 0:
             return 1
+    if hart.between != 0:
+        hart.between = 0
+        if hart.icount != 0:
+            # Who comes here, and when, is not the program's doing: the next transfer looks.
+            hart.limit = 1
+            return 0
     cause = pending_interrupt()
     if cause != NO_INTERRUPT:
         enter_trap(cause, 0)

@@ -37,8 +37,8 @@ TLB_ENTRY_SIZE = 32
 DATA_SETS = 8
 FETCH_SETS = 4
 NO_PAGE = 2**64 - 1  # a tag that matches no address
-PAGE_DESCRIPTOR_SIZE = 32
 MAX_SLOTS = 16
+MAX_HARTS = 8
 HOT_RING = 64
 
 
@@ -106,7 +106,10 @@ PAGE = Struct(
         "bit i: line i holds bytes some record was made from. Stores to it retire. Writer: hart",
     ),
     ("region_lines", "bit i: line i holds bytes a published region was made from. Writer: machine"),
-    ("generation", "bumped by every write to a tracked line, by whomever. Writer: hart, machine"),
+    ("generation", "bumped by every write to a tracked line, by whomever. Writer: lock's holder"),
+    ("lock", "1 while records, lines or generation change. Writer: who swaps 0 for 1"),
+    ("tick", "`tick` of the control page when records were last taken back. Writer: lock's holder"),
+    ("spare", "a descriptor is a cache line of its own", 2),
 )
 
 SLOT = Struct(
@@ -224,6 +227,7 @@ HART = Struct(
     ("reserved_value", "the value loaded by it"),
     ("waiting", "1 while the hart sleeps in wfi"),
     ("attention", "requests to leave native code at the next safe point. Writer: machine"),
+    ("between", "1: settling between two instructions where counted time takes no interrupt"),
     ("exit_reason", "why native code was left: `EXIT_*`"),
     ("exit_page", "EXIT_RETIRE: address of the page descriptor"),
     ("exit_lines", "EXIT_RETIRE: the lines written"),
@@ -231,6 +235,11 @@ HART = Struct(
     ("trap_pc", "trace: where the trap was taken; all ones for none since the last look"),
     ("trap_cause", "trace: its cause, as in mcause"),
     ("trap_value", "trace: its xtval"),
+    ("control", "address of the control page. Writer: machine"),
+    ("peer_count", "how many other harts. Writer: machine"),
+    ("peers", "addresses of the other harts' structures. Writer: machine", MAX_HARTS - 1),
+    ("tick", "`tick` of the control page when this hart last held no handler's address"),
+    ("idle", "1 while the hart is out of native code"),
     ("slice", "instructions between two looks at the clock. Writer: machine"),
     ("stop_count", "`count` at which to leave for good; all ones for never. Writer: machine"),
     ("time_offset", "mtime = time_offset + ticks of the time source. Writer: machine"),
@@ -285,6 +294,7 @@ CONTROL = Struct(
     ("harts", "offset of the first Hart in the segment"),
     ("hart_stride", "bytes from one Hart to the next"),
     ("hart_count", "how many harts"),
+    ("tick", "counts the moments since which records were taken back. Writer: any hart, atomically"),
 )
 
 PYTHON_API = (

@@ -294,6 +294,7 @@ class Client(_Socket):
         """
         _check_endpoint(endpoint)
         super().__init__()
+        self._bad = 0
         socket = self._open(self._zmq.DEALER)
         socket.setsockopt(self._zmq.RECONNECT_IVL, 20)
         socket.setsockopt(self._zmq.RECONNECT_IVL_MAX, 1000)
@@ -317,7 +318,12 @@ class Client(_Socket):
                     raise CodecError("malformed", f"{len(frames)} frames, a message has one")
                 received.append(decode(frames[0]))
             except CodecError as error:
-                log.warning("message_refused", error=error.name, text=error.text)
+                self._bad += 1
+                # The session tells the user of another version, in one line.
+                if error.name != "version_mismatch" and self._bad & (self._bad - 1) == 0:
+                    log.warning(
+                        "message_refused", error=error.name, text=error.text, count=self._bad
+                    )
                 received.append(error)
         return received
 

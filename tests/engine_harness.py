@@ -74,6 +74,8 @@ class EngineMachine:
         self.memory.add_ram(RAM, ram_size, self.guest.backings["ram"])
         self.memory.add_device(FINISHER, self.finisher)
         self.hart = Hart(0, self.control.hart_addresses[0], self.engine, self.memory, self)
+        self.hart.meet(self.control.segment.address, [self.hart])
+        self.records.note_write = functools.partial(self.engine.note_write(), self.hart.address)
         self.finisher.hart = self.hart
         self.state = self.hart.state
         address = self.hart.address

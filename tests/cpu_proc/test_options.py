@@ -45,7 +45,7 @@ def test_a_linux_command_line_for_qemu_is_understood(image):
     options = parse(
         [
             *["-machine", "virt", "-nographic", "-no-reboot", "-m", "512M", "-smp", "2"],
-            *f"-kernel {image} -initrd {image} -d int,exec -d retire".split(),
+            *f"-kernel {image} -initrd {image} -d int,in_asm -d retire".split(),
             *("-append", "console=ttyS0 panic=-1"),
         ]
     )
@@ -54,7 +54,7 @@ def test_a_linux_command_line_for_qemu_is_understood(image):
     assert "console=ttyS0 panic=-1" == options.append
     assert 2 == options.harts
     assert not options.reboot
-    assert {"int", "exec", "retire"} == options.log_items
+    assert {"int", "in_asm", "retire"} == options.log_items
 
 
 @pytest.mark.parametrize(

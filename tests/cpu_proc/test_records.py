@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
+from cpu_proc import engine as engines
 from cpu_proc import native
 from cpu_proc.records import Records, lines_of
 from cpu_proc.segments import ControlSegment
@@ -15,7 +18,9 @@ from protocol.layout import (
     SLOTS_PER_PAGE,
 )
 
-DECODE, FILLED, CODE = 0x1000, 0x2000, 0x7000_0000
+FILLED, CODE = 0x2000, 0x7000_0000
+ENGINE = engines.load()
+DECODE = ENGINE.address("h_decode")
 PAGES = 8
 ALL = 2**64 - 1
 
@@ -27,6 +32,8 @@ class World:
         self.control = ControlSegment(1, PAGES)
         self.records = Records(self.control, arrays=4)
         self.records.decode = DECODE
+        note_write = ENGINE.note_write()
+        self.records.note_write = functools.partial(note_write, self.control.hart_addresses[0])
         self.next = self.start = self.records.start
 
     def fill(self, page: int, *slots: int) -> None:
@@ -65,11 +72,11 @@ def world() -> World:
 
 @pytest.mark.parametrize(
     ("offset", "length", "lines"),
-    [(0, 1, 1), (63, 1, 1), (63, 2, 3), (64, 64, 2), (60, 72, 7), (4095, 1, 1 << 63)]
-    + [(0, 4096, ALL)],
+    [(0, 1, 1), (63, 1, 1), (63, 2, 3), (64, 64, 2), (60, 72, 7), (4095, 1, 1 << 63)],
 )
 def test_lines_of_a_range(offset, length, lines):
     assert lines_of(offset, length) == lines
+    assert lines_of(0, 4096) == ALL
 
 
 # --- written ----------------------------------------------------------------------------------
@@ -92,8 +99,8 @@ def test_a_write_to_tracked_lines_bumps_the_generation_and_forgets_what_it_touch
         (3, 1, {0, 1}),
         (5, 2, {1, 2, 3}),
         (0, 8, {0, 1, 2, 3}),
-    ]
-    + [(126, 2, {62, 63})],
+        (126, 2, {62, 63}),
+    ],
 )
 def test_every_record_that_holds_a_written_byte_is_forgotten(world, offset, length, gone):
     world.fill(1, *range(0, 64))

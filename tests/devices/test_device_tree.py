@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from devices.cfi_flash import CfiFlash
 from devices.clint import Clint
 from devices.device_tree import MachineDescription, Placed, build_device_tree
 from devices.goldfish_rtc import GoldfishRtc
@@ -17,6 +18,7 @@ from devices.test_finisher import TestFinisher
 from devices.uart16550 import Uart16550
 from devices.virtio.mmio import VirtioMmio
 from tests.devices.guest import Line, Memory
+from tests.devices.test_cfi_flash import Array
 from tests.devices.test_clint import Harts
 
 RAM_SIZE = 512 << 20
@@ -42,6 +44,8 @@ def board(harts: int) -> list[Placed]:
             Placed(VirtioMmio(Line(), Memory(0)), 0x1000_1000 + 0x1000 * slot, 1 + slot)
             for slot in range(8)
         ),
+        Placed(CfiFlash(Array(), lambda _memory: None, banks=2), 0x2000_0000),
+        Placed(CfiFlash(Array(), lambda _memory: None, banks=0), 0x2200_0000),
     ]
 
 
@@ -107,7 +111,7 @@ def test_the_tree_is_that_of_the_virt_board(tmp_path: Path, harts: int) -> None:
     machine = MachineDescription(0x8000_0000, RAM_SIZE, harts)
     ours = follow_phandles(decompile(build_device_tree(board(harts), machine))[0])
     assert ours.keys() - theirs.keys() <= {"/aliases"}
-    absent = re.compile(r"/(soc/)?(flash|fw-cfg|pci|platform-bus|pmu)\b")
+    absent = re.compile(r"/(soc/)?(fw-cfg|pci|platform-bus|pmu)\b")
     assert [path for path in theirs.keys() - ours.keys() if not absent.match(path)] == []
     own = {"model", "riscv,isa", "mmu-type", "rng-seed"}
     for path in ours.keys() & theirs.keys():

@@ -37,7 +37,8 @@ class MachineRunner:
             machine.power_on()
             code = machine.wait()
             assert code == 0, f"the machine ended with {code}"
-            self.regions = machine.records.region_count
+            link = machine.translator
+            self.regions = link.counts["published"] if link is not None else 0
             return machine.memory.read(RAM, RAM_MIB << 20)
         finally:
             machine.close()

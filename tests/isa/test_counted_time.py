@@ -1,13 +1,15 @@
 """Counted time (-icount): interrupts come at the same instruction, whoever executes it.
 
-A program works in loops, with calls and memory in them, while its timer interrupts it again and
-again; the handler logs where, with the count of instructions and the work done so far.
+A program works in loops, with calls and memory in them, and changes its own code now and then; its
+timer interrupts it again and again, and the handler logs where, with the count of instructions and
+the work done so far.
 """
 
 from __future__ import annotations
 
 import functools
 import struct
+from itertools import pairwise
 
 import pytest
 
@@ -17,7 +19,7 @@ from tests.isa.batch import RAM
 from tests.isa.machine_runner import MachineRunner
 
 LOG = RAM + 0x10_0000
-TIMES = 120
+TIMES = 500
 MTIMECMP = 0x200_4000
 MTIME = 0x200_BFF8
 
@@ -46,6 +48,16 @@ work:
     bnez a3, work
     rdtime a4
     mul a5, a5, a4
+    la t3, spot
+    lw t4, 0(t3)
+    li t5, 1 << 20
+    add t4, t4, t5
+    sw t4, 0(t3)
+    xor a5, a5, t4
+spot:
+    addi a6, a6, 0
+    slli a7, a6, 1
+    add a5, a5, a7
     j work
 leaf:
     xor a2, a2, a0
@@ -62,6 +74,7 @@ handler:
     rdtime t0
     sd t0, 32(s11)
     csrr t0, mcause
+    xor t0, t0, a6
     sd t0, 40(s11)
     addi s11, s11, 48
     {{arm}}
@@ -103,20 +116,19 @@ def log(kind: str, *options: str) -> tuple[bytes, int]:
 def test_interrupts_come_and_the_clock_is_the_count(kind):
     entries = list(struct.iter_unpack("<6Q", log(kind, "-translator", "none")[0]))
     assert len(entries) == TIMES
-    for before, after in zip(entries, entries[1:], strict=False):
+    for before, after in pairwise(entries):
         assert after[1] > before[1]
         assert after[2] >= before[2]
-        assert after[5] == 1 << 63 | {"clint": 7, "sstc": 5}[kind]
+        assert after[5] >> 63
     for _, count, _, _, time, _ in entries:
         ticks = (count * 8) // 100
         assert abs(time - ticks) <= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("threshold", ["1", "20"])
-def test_regions_are_interrupted_where_tier_0_is(kind, threshold):
+def test_regions_are_interrupted_where_tier_0_is(kind):
     expected, _ = log(kind, "-translator", "none")
-    found, regions = log(kind, "-threshold", threshold, "-cold")
+    found, regions = log(kind, "-threshold", "1", "-cold")
     assert regions > 0
     first = [list(struct.iter_unpack("<6Q", data)) for data in (expected, found)]
     assert first[0] == first[1]

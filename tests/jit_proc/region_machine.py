@@ -109,6 +109,8 @@ class RegionMachine(EngineMachine):
     def __init__(self) -> None:
         super().__init__(RAM_SIZE)
         self.retired: list[int] = []  # how many regions each EXIT_RETIRE took back
+        self.generations: list[int] = []  # of each page, when a program began
+        self.stores = 0  # the hart's stores to tracked lines then
 
     def begin(self, start: Start) -> None:
         """The state of `start`; records stay, as far as the bytes they stand for do."""
@@ -132,6 +134,9 @@ class RegionMachine(EngineMachine):
             state.f[number] = value
         self.retired = []
         self.error = None
+        pages = range(RAM_SIZE // PAGE_SIZE)
+        self.generations = [self.records.generation(page) for page in pages]
+        self.stores = int(state.stat_stores)
 
     def undecode(self) -> None:
         """Forget what tier 0 decoded in the page, and every region of it."""
@@ -154,7 +159,9 @@ class RegionMachine(EngineMachine):
         return [2 * slot for slot in range(SLOTS_PER_PAGE) if records[2 * slot] not in handlers]
 
     def publish(self, translation: Translation, image: native_code.Image) -> Region:
-        """Point the records of the entries at the region."""
+        """Point the records of the entries at the region; the page is tracked already."""
+        self.control.pages[(PAGE * layout.PAGE.size + layout.PAGE.offset("lines")) // 8] |= 1
+        self.hart.flush()
         entries = [(slot, image.base + image.symbols[n]) for slot, n in translation.entries.items()]
         region = self.records.publish(PAGE, translation.lines, entries)
         assert region is not None
@@ -254,6 +261,5 @@ def run_region(
     here.begin(start)
     here.undecode()
     here.publish(translation, image)
-    here.hart.flush()
     here.run(count)
     return here.outcome()

@@ -1,19 +1,20 @@
 """File tests of translation: guest code in, and in the same file what became of it.
 
-A file of `tests/filetests` says on its first lines what it is about (`;`), then has parts, each under
-a line `--- name`:
+A file of `tests/filetests` says on its first lines what it is about (`;`), then has parts, each
+under a line `--- name`:
 
 - `guest`: assembly for `CODE`; STOP, TRAP, DATA, RAM and HOLE are known names. A program ends by a
   jump to STOP, or by a trap.
 - `start`: where to enter (`enter`), what a translator was asked for (`entries`, if it is something
   else), `exact` (counted time), `fs`, `frm`, registers by name, `memory ADDRESS = words`.
-- `region`: what was selected. `ir`: the region after LLVM's passes, the hart's fields by name, up to
-  the common ways out (`show = exits` shows those too; `show = assembly` adds a part `host`).
+- `region`: what was selected. `ir`: the region after LLVM's passes, the hart's fields by name, up
+  to the common ways out (`show = exits` shows those too; `show = assembly` adds a part `host`).
 - `end`: all that the program changed, and the offsets that tier 0 executed from the page's records
   while the region was there.
 
-`pytest --update-filetests` writes the last parts anew. Whatever they say, the program must do on the
-reference interpreter, in tier 0 and with the region the same, and stop anywhere with the right state.
+`pytest --update-filetests` writes the last parts anew. Whatever they say, the program must do on
+the reference interpreter, in tier 0 and with the region the same, and stop anywhere with the right
+state.
 
 Read next: `region_machine.py`, `jit_proc/lift.py`.
 """
@@ -34,8 +35,9 @@ from jit_proc import llvm
 from jit_proc.job import Translation
 from protocol.layout import HART
 from protocol.riscv.operands import F_NUMBERS, X_NUMBERS
+from tests.engine_harness import RAM
 from tests.jit_proc import region_machine
-from tests.jit_proc.region_machine import CODE, RAM, SYMBOLS, Outcome, Start, differences
+from tests.jit_proc.region_machine import CODE, SYMBOLS, Outcome, Start, differences
 
 FOLDER = Path(__file__).parents[1] / "filetests"
 FILES = sorted(FOLDER.glob("*.filetest"))

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pexpect
 import pytest
@@ -90,13 +90,17 @@ class Machine:
             line[0],
             line[1:],
             timeout=DEADLINE,
-            env=environment(),  # type: ignore[arg-type]
-            preexec_fn=lambda: os.dup2(os.open(self.error_path, os.O_WRONLY), 2),
+            env=environment(),
+            preexec_fn=self._divert_errors,
             dimensions=(50, 200),
         )
         self._transcript = self.transcript_path.open("wb")
-        self.child.logfile_read = self._transcript  # type: ignore[assignment]
-        self.child.delaybeforesend = None  # type: ignore[assignment]
+        self.child.logfile_read = self._transcript
+        self.child.delaybeforesend = None
+
+    def _divert_errors(self) -> None:
+        """In the new process: standard error is a file."""
+        os.dup2(os.open(self.error_path, os.O_WRONLY), 2)
 
     def __enter__(self) -> Machine:
         return self
@@ -117,7 +121,8 @@ class Machine:
     @property
     def pid(self) -> int:
         """The machine's process."""
-        return int(self.child.pid)
+        assert self.child.pid is not None
+        return self.child.pid
 
     # --- the console ---------------------------------------------------------------------------
 
@@ -128,9 +133,7 @@ class Machine:
         if found != 0:
             what = "the machine ended" if found == 1 else f"nothing came within {seconds} s"
             pytest.fail(f"waiting for {wanted!r}: {what}\n{self.diagnosis()}")
-        match = self.child.match
-        assert isinstance(match, re.Match)
-        return match
+        return cast("re.Match[bytes]", self.child.match)
 
     def send(self, text: str | bytes) -> None:
         """Type `text` as it stands."""
@@ -311,10 +314,15 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def map_lines(pid: int) -> list[str]:
+    """/proc/PID/maps."""
+    return Path(f"/proc/{pid}/maps").read_text().splitlines()
+
+
 def maps(pid: int) -> list[tuple[str, str]]:
     """(permissions, what is mapped) of every mapping of a process."""
     found = []
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+    for line in map_lines(pid):
         parts = line.split(None, 5)
         found.append((parts[1], parts[5] if len(parts) > 5 else ""))
     return found

@@ -24,7 +24,8 @@ def to_prompt(machine: Machine) -> None:
 
 @pytest.mark.parametrize("translator", ["embedded", "none"])
 def test_reset_keeps_ram(translator: str, guests_folder: Path, tmp_path: Path):
-    words = ["-bios", guests_folder / "u-boot.bin", "-m", "256M", "--translator", translator]
+    firmware = str(guests_folder / "u-boot.bin")
+    words = ["-bios", firmware, "-m", "256M", "--translator", translator]
     with Machine(words, tmp_path) as machine:
         to_prompt(machine)
         assert "U-Boot 20" in machine.command("version", UBOOT_PROMPT)

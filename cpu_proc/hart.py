@@ -2,8 +2,8 @@
 
 The problem: a hart spends its life in the engine's `run`, without the GIL; Python sees it when a
 device is touched (a callback, with the frame of native code below), when it sleeps, and when
-somebody called it. What others ask of a hart is never done in the middle of an instruction: they set
-`attention` and `limit`, and the hart comes to its next safe point by itself.
+somebody called it. What others ask of a hart is never done in the middle of an instruction: they
+set `attention` and `limit`, and the hart comes to its next safe point by itself.
 
 Invariants:
 - Only the hart's own thread enters native code for it, and writes its architectural state.
@@ -226,7 +226,7 @@ class Hart:
         self.wake.clear()
         state.waiting = 0
 
-    # --- callbacks from native code ----------------------------------------------------------------
+    # --- callbacks from native code --------------------------------------------------------------
 
     def _host_read(self, address: int, size: int, *_: int) -> int:
         try:

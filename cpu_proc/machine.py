@@ -127,7 +127,8 @@ class Machine:
         from cpu_proc.htif import Htif
 
         slot = self.memory.find(tohost)
-        assert slot is not None and slot.backing is not None
+        assert slot is not None
+        assert slot.backing is not None
         offset = slot.offset + tohost - slot.base
         self.records.watch(slot.backing.page(offset), offset % PAGE_SIZE, 8)
         return Htif(tohost, self.plan.symbols.get("fromhost"), self.console.write)
@@ -189,8 +190,10 @@ class Machine:
             thread.join(5.0)
         if self.translator is not None:
             self.translator.close()
-        self.board.close()
-        self.console.close()
+        try:
+            self.board.close()
+        finally:
+            self.console.close()
 
     def end(self, code: int) -> None:
         """Stop for good; the first one to say so decides the exit code."""
@@ -256,8 +259,9 @@ class Machine:
         """One line for the monitor."""
         count = sum(int(h.state.count) for h in self.harts)
         return (
-            f"running, {len(self.harts)} hart(s), {count} instructions, epoch {self.retirement.epoch}, "
-            f"{self.records.region_count} regions, {self.resets} reset(s)"
+            f"running, {len(self.harts)} hart(s), {count} instructions, "
+            f"epoch {self.retirement.epoch}, {self.records.region_count} regions, "
+            f"{self.resets} reset(s)"
         )
 
     # --- a hart's thread --------------------------------------------------------------------
@@ -412,8 +416,9 @@ def print_stats(machine: Machine) -> None:
         )
         print(
             f"hart {hart.index}: {state.count} instructions, {state.stat_traps} traps, "
-            f"{state.stat_decodes} decodes, {state.stat_walks} walks, {state.stat_stores} tracked stores, "
-            f"{state.stat_mmio} device accesses; left native code: {leaves}",
+            f"{state.stat_decodes} decodes, {state.stat_walks} walks, "
+            f"{state.stat_stores} tracked stores, {state.stat_mmio} device accesses; "
+            f"left native code: {leaves}",
             file=sys.stderr,
         )
     for line in machine.retirement.summary():

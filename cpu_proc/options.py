@@ -522,7 +522,7 @@ def _consistent(draft: _Draft) -> RunOptions:
         option = draft.virtio[MAX_VIRTIO][0]
         raise UserError(f"{option}: the board has {MAX_VIRTIO} virtio slots, all are taken")
     devices: list[VirtioDevice] = []
-    used: set[str] = set()
+    used = {drive.id for drive in options.pflash if drive is not None}
     for option, what in draft.virtio:
         if isinstance(what, Drive):
             devices.append(VirtioDevice("blk", what))

@@ -331,7 +331,10 @@ class TranslatorLink:
                 case s.Reconnect():
                     self._reconnect()
                 case s.Incompatible(text):
-                    raise UserError(text)
+                    if not self.incarnation:
+                        raise UserError(text)
+                    # It was another one before: the guest goes on without.
+                    log.warning("translator_incompatible", text=text)
                 case _:
                     log.debug("action_ignored", action=type(action).__name__)
 

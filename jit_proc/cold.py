@@ -6,7 +6,7 @@ word of a record, keeps all state in the `Hart` structure, and reports how it en
 
 - A routine `f` becomes `@r_f(ptr %hart, i64...)`. If it may trap its result is `{T, i1}` (or `i1`
   when it has none), the last member saying that a trap was taken.
-- An instruction becomes `i64 @c_f(ptr %hart, i64 %operands)`, returning one of the `STATUS_*` below.
+- An instruction becomes `i64 @c_f(ptr %hart, i64 %operands)`, returning one of the `STATUS_*`.
   Before the call `hart.pc`, `next_pc`, `length`, `raw` and `count` are those of the instruction.
 
 Invariants: a routine that reports a trap has changed nothing but what `take_trap` changed; memory
@@ -125,9 +125,8 @@ class ColdEmitter(Emitter):
             self.terminate(f"ret i64 {STATUS_TRAP}")
         elif self.function.result:
             result = TYPES[self.function.result]
-            self.terminate(
-                f"ret {self.return_type} {{ {result} {'0' if result == 'i64' else 'false'}, i1 true }}"
-            )
+            nothing = "0" if result == "i64" else "false"
+            self.terminate(f"ret {self.return_type} {{ {result} {nothing}, i1 true }}")
         else:
             self.terminate("ret i1 true")
 
@@ -221,7 +220,8 @@ class ColdEmitter(Emitter):
             value = self.value(f"trunc i64 {value} to i{width}")
         pointer = self.pointer(place)
         pair = self.value(
-            f"cmpxchg ptr {pointer}, i{width} {expected}, i{width} {value} seq_cst seq_cst, align {size}"
+            f"cmpxchg ptr {pointer}, i{width} {expected}, i{width} {value} "
+            f"seq_cst seq_cst, align {size}"
         )
         ok = self.value(f"extractvalue {{ i{width}, i1 }} {pair}, 1")
         self.by_name(
@@ -346,9 +346,8 @@ class ColdEmitter(Emitter):
         return self.value(f"extractvalue {{ i64, i1 }} {pair}, 1")
 
     def b_decode_word(self, raw: str, record: str, offset: str) -> None:
-        self.emit(
-            f"call void @decode_word(ptr %hart, i64 {raw}, ptr {self.pointer(record)}, i64 {offset})"
-        )
+        place = self.pointer(record)
+        self.emit(f"call void @decode_word(ptr %hart, i64 {raw}, ptr {place}, i64 {offset})")
 
 
 _API = [HART.offset("python", i) for i in range(6)]
@@ -365,7 +364,8 @@ define internal i64 @call_python(ptr %hart, ptr %callee, i64 %a, i64 %b, i64 %c,
   %gil = call i32 %ensure()
   %p.call = getelementptr i8, ptr %hart, i64 {_API[2]}
   %call = load ptr, ptr %p.call
-  %object = call ptr (ptr, ptr, ...) %call(ptr %callee, ptr @five_words, i64 %a, i64 %b, i64 %c, i64 %d, i64 %e)
+  %object = call ptr (ptr, ptr, ...) %call(ptr %callee, ptr @five_words,
+    i64 %a, i64 %b, i64 %c, i64 %d, i64 %e)
   %failed = icmp eq ptr %object, null
   br i1 %failed, label %clear, label %take
 take:

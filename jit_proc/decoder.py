@@ -1,9 +1,9 @@
 """The engine's decoder: from the ISA's patterns to nested switches in LLVM IR.
 
 The problem: a record is filled on first execution, a few hundred thousand times in a boot, so
-decoding must be native; and it must be the same decoding as `isa.decode`. The tree is built from the
-patterns: at each level the bits that all remaining candidates fix are switched on; where candidates
-share none, the most specific is tried first, with its `where` clause.
+decoding must be native; and it must be the same decoding as `isa.decode`. The tree is built from
+the patterns: at each level the bits that all remaining candidates fix are switched on; where
+candidates share none, the most specific is tried first, with its `where` clause.
 
 `@decode_word(hart, raw, record, offset)` writes the operand word, then the handler. `offset` is the
 instruction's place in its page (anything large when it has none): direct transfers that stay in the
@@ -86,7 +86,7 @@ class DecodeTree(Emitter):
         return "illegal" if candidates[0].pattern.bits == 32 else "illegal_short"
 
     def attempt(self, encoding: Encoding, known: int) -> None:
-        """Take the encoding if its remaining bits and its `where` clause hold, else fall through."""
+        """Take the encoding if its other bits and its `where` clause hold, else fall through."""
         if self.done:
             return
         pattern = encoding.pattern
@@ -115,7 +115,8 @@ class DecodeTree(Emitter):
         )
         self._scope = names
         statement = clause.body[0]
-        assert isinstance(statement, Return) and statement.value is not None
+        assert isinstance(statement, Return)
+        assert statement.value is not None
         return self.expr(statement.value)
 
     def extract(self, pattern: Pattern, name: str) -> str:

@@ -189,7 +189,7 @@ class Emitter:
         self.store_word(value, self.field(name))
 
     def load_bytes(self, pointer: str, size: int) -> str:
-        """`size` bytes, zero-extended. Unaligned, and at least `monotonic` when aligned on x86-64."""
+        """`size` bytes, zero-extended; need not be aligned."""
         if size == 8:
             return self.value(f"load i64, ptr {pointer}, align 1")
         return self.value(
@@ -223,7 +223,7 @@ class Emitter:
         raise AssertionError(name)
 
     def builtin(self, name: str, args: Sequence[Any]) -> str:
-        """Emit a builtin that is not pure; `args` are operands (literal strings stay as they are)."""
+        """Emit a builtin that is not pure; `args` are operands, or strings as they stood."""
         raise AssertionError(name)
 
     def call_routine(self, function: Function, args: Sequence[str]) -> str:

@@ -76,7 +76,7 @@ def _decode() -> str:
 
 
 def _page_end() -> str:
-    """Go on at the record's pc by way of the fetch TLB: the end of a page, or of the scratch array."""
+    """Go on at the record's pc by the fetch TLB: the end of a page, or of the scratch array."""
     out = _Special()
     look, go = out.new_label(), out.new_label()
     out.branch_if(out.compare("uge", "%count", out.read_field("limit")), look, go, ", !prof !1")
@@ -177,7 +177,7 @@ def _straddle() -> str:
 
 
 def _step() -> str:
-    """One interrupt, or the one instruction at hart.pc; `hart.limit` is 0, so the hart leaves then."""
+    """One interrupt, or the instruction at hart.pc; `hart.limit` is 0, so the hart leaves then."""
     out = _Special()
     trapped, go = out.new_label(), out.new_label()
     found = out.value("call i64 @r_fetch_step(ptr %hart)")

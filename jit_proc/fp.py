@@ -8,8 +8,8 @@ keep LLVM from folding or speculating.
 Two layers: `@host_<op>` is the operation itself under the mode MXCSR has, for handlers and regions
 that have checked their preconditions (see `HOST_CONDITION`); `@fp_<op>(hart, operands, rm)` is
 complete: it sets another rounding mode for one operation, and what the unit lacks (round to nearest
-with ties to max magnitude, conversions that saturate) goes to the machine process, which computes it
-with `protocol/riscv/softfloat.py`.
+with ties to max magnitude, conversions that saturate) goes to the machine process, which computes
+it with `protocol/riscv/softfloat.py`.
 
 Invariants: MXCSR's exceptions stay masked and its flush modes off; flags raised by software are in
 `hart.fflags`, those of the unit in MXCSR, and `fflags` is both.
@@ -155,7 +155,8 @@ def _condition(op: str) -> str:
     kind = rest[3:]
     limit = _LIMIT[fmt, kind]
     masked = "%a" if kind[0] == "u" else "%m"  # unsigned: a sign bit makes the number too large
-    body = f"  %m = and i64 %a, {_MAGNITUDE[fmt]}\n  %r = icmp ult i64 {masked}, {limit}\n  ret i1 %r\n"
+    body = f"  %m = and i64 %a, {_MAGNITUDE[fmt]}\n"
+    body += f"  %r = icmp ult i64 {masked}, {limit}\n  ret i1 %r\n"
     return _function(f"can_{op}", "i64 %a", body, "i1")
 
 
@@ -202,7 +203,8 @@ def _complete(op: str) -> str:
         )
     body += "  %old = call i64 @fp_begin(ptr %hart, i64 %rm)\n"
     if "_to_i" in op or "_to_u" in op:
-        body += "  %istrunc = icmp eq i64 %rm, 1\n  br i1 %istrunc, label %trunc, label %round\ntrunc:\n"
+        body += "  %istrunc = icmp eq i64 %rm, 1\n"
+        body += "  br i1 %istrunc, label %trunc, label %round\ntrunc:\n"
         body += f"  %x = call i64 @host_{op}(i64 %a)\n  br label %end\nround:\n"
         body += f"  %y = call i64 @round_{op}(i64 %a)\n  br label %end\nend:\n"
         body += "  %r = phi i64 [ %x, %trunc ], [ %y, %round ]\n"
@@ -212,7 +214,8 @@ def _complete(op: str) -> str:
     if op.endswith("_fma"):
         body += f"  call void @fp_fma_invalid_{op[:3]}(ptr %hart, {operands}, i64 %r)\n"
     body += "  ret i64 %r\nsoft:\n"
-    body += f"  %s = call i64 @fp_soft(ptr %hart, i64 {OPERATIONS.index(op)}, {padded}, i64 %rm)\n  ret i64 %s\n"
+    number = OPERATIONS.index(op)
+    body += f"  %s = call i64 @fp_soft(ptr %hart, i64 {number}, {padded}, i64 %rm)\n  ret i64 %s\n"
     return _function(f"fp_{op}", params, body, "i64", False)
 
 
@@ -332,13 +335,20 @@ define internal void @fp_set_flags(ptr %hart, i64 %v) nounwind strictfp noinline
   call void @llvm.x86.sse.ldmxcsr(ptr %p)
   ret void
 }}
-define internal i64 @fp_soft(ptr %hart, i64 %op, i64 %a, i64 %b, i64 %c, i64 %rm) nounwind noinline {{
+define internal i64 @fp_soft(ptr %hart, i64 %op, i64 %a, i64 %b, i64 %c, i64 %rm)
+    nounwind noinline {{
   %p = getelementptr i8, ptr %hart, i64 {HART.offset("host_fp")}
   %f = load ptr, ptr %p
   %r = call i64 @call_python(ptr %hart, ptr %f, i64 %op, i64 %a, i64 %b, i64 %c, i64 %rm)
   ret i64 %r
 }}
 """
+
+
+def _compare_declaration(fmt: str) -> str:
+    real = _TYPE[fmt]
+    name = f"@llvm.experimental.constrained.fcmp.{fmt}"
+    return f"declare i1 {name}({real}, {real}, metadata, metadata)"
 
 
 def text() -> str:
@@ -354,16 +364,13 @@ def text() -> str:
         parts.append(_complete(op))
     for fmt in ("f32", "f64"):
         parts.append(_fma_invalid(fmt))
-        real = _TYPE[fmt]
-        declarations.add(
-            f"declare i1 @llvm.experimental.constrained.fcmp.{fmt}({real}, {real}, metadata, metadata)"
-        )
+        declarations.add(_compare_declaration(fmt))
     return "\n".join([*sorted(declarations), _STATE, *parts])
 
 
 @functools.cache
 def inline_parts(op: str) -> tuple[str, ...]:
-    """The functions and declarations that `@host_<op>` needs, one text each, for a region's module."""
+    """The functions and declarations that `@host_<op>` needs, one text each, for a region."""
     declarations: set[str] = set()
     parts = [_host(op, declarations)]
     if has_condition(op):
@@ -371,8 +378,5 @@ def inline_parts(op: str) -> tuple[str, ...]:
     if op.endswith("_fma"):
         parts.append(_fma_invalid(op[:3]))
     for fmt in ("f32", "f64"):
-        real = _TYPE[fmt]
-        declarations.add(
-            f"declare i1 @llvm.experimental.constrained.fcmp.{fmt}({real}, {real}, metadata, metadata)"
-        )
+        declarations.add(_compare_declaration(fmt))
     return (*sorted(declarations), *parts)

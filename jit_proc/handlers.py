@@ -5,9 +5,9 @@ of a handler and its operands; a handler does its work and tail-calls through th
 (`musttail`, `preserve_nonecc`: arguments stay in registers, no frame is made).
 
 A handler's signature, a region's too: `(ptr hart, ptr record, i64 bias, i64 count, ptr tlb)`.
-pc is `(record >> 3) + bias`; `count` is the instructions retired before this one; `tlb` the data TLB
-set in use. Whatever a fast handler cannot do (a TLB miss, FS off, a foreign rounding mode) it leaves
-to the cold function of the same semantics by a tail call, before it has changed anything.
+pc is `(record >> 3) + bias`; `count` is the instructions retired before this one; `tlb` the data
+TLB set in use. Whatever a fast handler cannot do (a TLB miss, FS off, a foreign rounding mode) it
+leaves to the cold function of the same semantics by a tail call, before it has changed anything.
 
 Invariants: a taken transfer of control compares `count` with `hart.limit`, so a hart that is called
 comes within one straight run of code; direct transfers within a page go from record to record, all
@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from jit_proc import cold, fp
-from jit_proc.cold import operand_bytes, transfers_control
+from jit_proc.cold import operand_bytes
 from jit_proc.emit import TYPES, Emitter
 from protocol import layout
-from protocol.layout import FETCH_ENTRY, HART, TLB_ENTRY
+from protocol.layout import FETCH_ENTRY, TLB_ENTRY
 from protocol.riscv.isa import Instruction
 from protocol.riscv.language import FP_BUILTINS, PURE_BUILTINS, Call, Function, StateField
 
@@ -194,7 +194,8 @@ class ValueEmitter(Emitter):
             expected = self.value(f"trunc i64 {expected} to i{width}")
             value = self.value(f"trunc i64 {value} to i{width}")
         pair = self.value(
-            f"cmpxchg ptr {pointer}, i{width} {expected}, i{width} {value} seq_cst seq_cst, align {size}"
+            f"cmpxchg ptr {pointer}, i{width} {expected}, i{width} {value} "
+            f"seq_cst seq_cst, align {size}"
         )
         failed = self.value(
             f"xor i1 {self.value(f'extractvalue {{ i{width}, i1 }} {pair}, 1')}, true"
@@ -339,7 +340,8 @@ def lookup(out: Emitter, target: str, count: str, far_jump: str = "@h_far_jump")
     out.label(miss)
     place = out.pointer(target)
     out.emit(
-        f"musttail call preserve_nonecc void {far_jump}(ptr %hart, ptr {place}, i64 0, i64 {count}, ptr %tlb)"
+        f"musttail call preserve_nonecc void {far_jump}(ptr %hart, ptr {place}, i64 0, "
+        f"i64 {count}, ptr %tlb)"
     )
     out.terminate("ret void")
     out.label(hit)
@@ -406,6 +408,3 @@ def uses_raw(function: Function) -> bool:
         getattr(n, "name", "") == "raw" and not isinstance(n, Call) for n in function.nodes
     )
     return specials or any(uses_raw(c) for c in function.callees)
-
-
-assert transfers_control is not None and HART is not None

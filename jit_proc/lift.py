@@ -6,12 +6,12 @@ values and loops inside.
 
 How control and state stand:
 
-- A region has a handler's signature (`handlers.PARAMS`) and is entered through a record; which of its
-  entries is meant, the record's own place tells. It depends on no address: pc is the page's virtual
-  address, worked out from record and bias, plus an offset.
-- **Write-through**: a guest register that is written is stored to the hart at once, and read from SSA.
-  So at every instruction the hart in memory is exact, and a region can leave anywhere with nothing to
-  write back but `count`.
+- A region has a handler's signature (`handlers.PARAMS`) and is entered through a record; which of
+  its entries is meant, the record's own place tells. It depends on no address: pc is the page's
+  virtual address, worked out from record and bias, plus an offset.
+- **Write-through**: a guest register that is written is stored to the hart at once, and read from
+  SSA. So at every instruction the hart in memory is exact, and a region can leave anywhere with
+  nothing to write back but `count`.
 - What a region cannot do (a TLB miss that is a fault or a device, a store over code, an instruction
   that is not a handler's) it leaves to the engine's `execute_one`, before it has changed anything.
 - Every cycle - a back edge, a way out - compares `count` with `hart.limit`.
@@ -36,8 +36,8 @@ from jit_proc.cold import ColdEmitter
 from jit_proc.emit import is_literal, literal
 from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY, ValueEmitter, is_hot, lookup
 from jit_proc.job import Job, Translation, Untranslatable
-from protocol.layout import HART, LINE_SIZE, PAGE_SIZE, RECORD_ARRAY_STRIDE
 from protocol.fields import MAX_ENTRIES
+from protocol.layout import HART, LINE_SIZE, PAGE_SIZE, RECORD_ARRAY_STRIDE
 from protocol.riscv import isa
 from protocol.riscv.isa import Decoded
 from protocol.riscv.language import FP_BUILTINS, Function
@@ -102,7 +102,7 @@ def read_site(content: bytes, offset: int) -> Site:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a region consists of: its sites by offset, where it can be entered, where blocks begin."""
+    """What a region consists of: its sites by offset, its entries, where blocks begin."""
 
     sites: dict[int, Site]
     entries: list[int]

@@ -16,8 +16,8 @@ Invariants:
   record's operands are written only when no hart can hold a handler that goes with older ones: when
   a record is taken back the page notes the time (`tick`), and until every other hart has since been
   seen between two instructions (`hart.tick`) or out of native code, its instructions are executed
-  from the scratch array. The same wait covers a store that another hart had under way, by an old TLB
-  entry, when the page began to be tracked. Whoever stores looks at `lines` after the bytes are
+  from the scratch array. The same wait covers a store that another hart had under way, by an old
+  TLB entry, when the page began to be tracked. Whoever stores looks at `lines` after the bytes are
   visible, whoever decodes marks `lines` before it reads: one of the two sees the other.
 - `hart.limit` is the one word that calls a hart: `look_up` re-arms it, then looks at `attention`
   again, so a request between the two is not lost.
@@ -228,7 +228,7 @@ def resolve(address, size, access):
 
 @routine(pure=True)
 def allow_stores(entry, tag, page):
-    """Fill in a write tag; a page that begins to be tracked meanwhile is noticed by one of the two."""
+    """Fill in a write tag; a page that begins to be tracked meanwhile is noticed here or there."""
     poke(entry + WRITE_TAG, tag | word(peek(page + LINES, 8) != 0), 8)
     if hart.peer_count != 0:
         fence()
@@ -568,7 +568,7 @@ def fetch_step():
 
 @routine(pure=True)
 def decode_record(record):
-    """Fill a record from the bytes it stands for, and track their lines; 0 if it must not be yet."""
+    """Fill a record from the bytes it stands for, and track their lines; 0 if not yet allowed."""
     records = record & ~(STRIDE - 1)
     offset = (record - records) >> 3
     host = peek(records + ARRAY_HOST, 8) + offset
@@ -617,7 +617,7 @@ def raw_bits_at(record):
     return bits
 
 
-# --- traps, time and slices -------------------------------------------------------------------------
+# --- traps, time and slices -----------------------------------------------------------------------
 
 
 @routine(pure=True)
@@ -692,7 +692,7 @@ def settle():
     """Between two instructions, with all state in memory: 1 to leave, 0 to go on at hart.pc."""
     if hart.peer_count != 0:
         hart.tick = peek(hart.control + CONTROL_TICK, 8)
-    # Counted time: a new timer comes into force at once, so that the count of its interrupt is exact.
+    # Counted time: a new timer comes into force at once, so that its interrupt's count is exact.
     if hart.count >= hart.limit or hart.icount != 0:
         if look_up() != 0:
             return 1

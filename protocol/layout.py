@@ -89,7 +89,7 @@ class Struct:
 
 RECORD = Struct(
     "Record",
-    "One halfword of an executed page. The only place in the system that points to translated code.",
+    "One halfword of an executed page. Nothing else in the system points to translated code.",
     ("handler", "address of native code; `decode` in a fresh record. Written by hart and machine"),
     (
         "operands",
@@ -127,7 +127,7 @@ TLB_ENTRY = Struct(
     "`tag == address & -4096` is a hit. Tags are virtual (physical in bare sets).",
     (
         "read_tag",
-        "page whose loads may go ahead; all ones for none. Writer: hart, or machine at a safe point",
+        "page whose loads may go ahead; all ones for none. Writer: hart, machine at a safe point",
     ),
     (
         "write_tag",
@@ -179,7 +179,7 @@ HART = Struct(
     "All of one hart: architectural state, its TLBs, and its conversation with the machine.",
     (
         "x",
-        "integer registers; x[0] stays 0, x[32] takes writes to x0. Writer: hart (all here, if not said)",
+        "integer registers; x[0] stays 0, x[32] takes writes to x0. Writer: hart, if not said",
         34,
     ),
     ("f", "floating-point registers, raw", 32),
@@ -220,7 +220,7 @@ HART = Struct(
     ("fault_value", "scratch of the page walk"),
     (
         "fault_page",
-        "scratch: of the page walk, 1 when its answer holds for one access alone; then the page descriptor",
+        "scratch: of the walk, 1 when its answer holds for one access; then the descriptor",
     ),
     ("clock", "scratch of the clock: seconds, nanoseconds", 2),
     ("reserved", "physical address of the LR reservation; all ones for none"),
@@ -294,15 +294,15 @@ CONTROL = Struct(
     ("harts", "offset of the first Hart in the segment"),
     ("hart_stride", "bytes from one Hart to the next"),
     ("hart_count", "how many harts"),
-    ("tick", "counts the moments since which records were taken back. Writer: any hart, atomically"),
+    ("tick", "counts the times that records were taken back. Writer: any hart, atomically"),
 )
 
 PYTHON_API = (
     *("PyGILState_Ensure", "PyGILState_Release", "PyObject_CallFunction"),
     *("PyLong_AsUnsignedLongLong", "Py_DecRef", "PyErr_Clear"),
 )
-"""What native code calls to call Python. ctypes' own callbacks would need a page that is writable and
-executable, which this project does not have."""
+"""What native code calls to call Python. ctypes' own callbacks would need a page that is writable
+and executable, which this project does not have."""
 
 STRUCTS = (CONTROL, RECORD, PAGE, SLOT, TLB_ENTRY, FETCH_ENTRY, HART)
 

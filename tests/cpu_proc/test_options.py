@@ -170,6 +170,43 @@ def test_drives_and_devices_stand_in_the_order_of_the_command_line(image):
     ) == options.virtio
 
 
+@pytest.fixture
+def flash(tmp_path):
+    path = tmp_path / "flash.fd"
+    with path.open("wb") as file:
+        file.truncate(32 << 20)
+    return str(path)
+
+
+def test_flash_banks_are_filled_in_order(flash):
+    first = ["-drive", f"if=pflash,format=raw,file={flash},readonly=on"]
+    second = ["-drive", f"if=pflash,file={flash}"]
+    one = ["-drive", f"if=pflash,file={flash},unit=1"]
+
+    assert (None, None) == parse([]).pflash
+    assert (Drive(flash, True), None) == parse(first).pflash
+    assert (Drive(flash, True), Drive(flash)) == parse(first + second).pflash
+    assert (None, Drive(flash)) == parse(one).pflash
+    assert (Drive(flash), Drive(flash)) == parse(one + second).pflash
+    assert () == parse(first + second).virtio
+
+
+def test_flash_banks_that_cannot_be(flash, image):
+    one = ["-drive", f"if=pflash,file={flash}"]
+    with pytest.raises(UserError, match="the board has two flash banks, both are taken"):
+        parse(one * 3)
+    with pytest.raises(UserError, match="flash bank 0 is taken by another drive"):
+        parse([*one, "-drive", f"if=pflash,file={flash},unit=0"])
+    with pytest.raises(UserError, match="unit must be from 0 to 1"):
+        parse(["-drive", f"if=pflash,file={flash},unit=2"])
+    with pytest.raises(UserError, match=r"a flash bank holds 33554432 bytes, this file \d+ "):
+        parse(["-drive", f"if=pflash,file={image}"])
+    with pytest.raises(UserError, match="unit= is for if=pflash"):
+        parse(["-drive", f"file={flash},unit=0"])
+    with pytest.raises(UserError, match="the drive f is in use already"):
+        parse([*one[:1], f"{one[1]},id=f", "-device", "virtio-blk-device,drive=f"])
+
+
 def test_a_doubled_comma_belongs_to_the_value(tmp_path):
     path = tmp_path / "a,b,,c"
     path.write_bytes(b"x")

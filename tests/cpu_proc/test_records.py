@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 
 import pytest
@@ -49,11 +50,11 @@ class World:
             self.set(page, "lines", self.word(page, "lines") | lines_of(2 * slot, 2))
             self.array(page)[2 * slot] = FILLED
 
-    def array(self, page: int) -> native.words:  # type: ignore[valid-type]
+    def array(self, page: int) -> ctypes.Array[ctypes.c_uint64]:
         return native.words(self.word(page, "records"), 2 * SLOTS_PER_PAGE)
 
     def handler(self, page: int, slot: int) -> int:
-        return int(self.array(page)[2 * slot])  # type: ignore[index]
+        return int(self.array(page)[2 * slot])
 
     def word(self, page: int, name: str) -> int:
         return int(self.control.pages[(page * PAGE.size + PAGE.offset(name)) // 8])

@@ -92,8 +92,13 @@ def test_work_is_done_with_no_hart_in_native_code(world):
     here.start()
     seen: list[list[bool]] = []
     done = threading.Semaphore(0)
+
+    def look() -> None:
+        seen.append([h.native for h in here.harts])
+        done.release()
+
     for _ in range(200):
-        here.point.post(lambda: (seen.append([h.native for h in here.harts]), done.release()))
+        here.point.post(look)
         assert done.acquire(timeout=DEADLINE)
     assert seen == [[False] * 4] * 200
 
@@ -113,7 +118,7 @@ def test_work_posted_from_many_threads_is_all_done_and_in_each_one_s_order(world
 
     def poster(who: int) -> None:
         for number in range(100):
-            here.point.post(lambda n=number: work(who, n))  # type: ignore[misc]
+            here.point.post(lambda n=number: work(who, n))
 
     posters = [threading.Thread(target=poster, args=(i,)) for i in range(4)]
     for thread in posters:

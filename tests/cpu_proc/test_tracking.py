@@ -11,15 +11,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from jit_proc.job import Job
+from jit_proc.lift import translate
 from protocol import layout
 from protocol.layout import PAGE, PAGE_SIZE, TLB_ENTRY
 from protocol.riscv.assembler import Program, assemble
 from tests import native_code
+from tests.engine_harness import RAM
 from tests.jit_proc import region_machine
 from tests.jit_proc.region_machine import (
     CODE,
     DATA,
-    RAM,
     STOP,
     SYMBOLS,
     Outcome,
@@ -134,9 +136,7 @@ def run_with_region(start: Start, offset: int) -> tuple[RegionMachine, Outcome]:
     expected = region_machine.run_reference(start)
     region_machine.run_tier_0(start)
     code = start.memory[CODE]
-    translation = region_machine.translate(
-        region_machine.Job(HERE, code.ljust(PAGE_SIZE, b"\0"), (offset // 2,), 0)
-    )
+    translation = translate(Job(HERE, code.ljust(PAGE_SIZE, b"\0"), (offset // 2,), 0))
     image = native_code.build(translation.ir, translation.passes, translation.level)
     found = region_machine.run_region(start, translation, image)
     assert region_machine.differences(expected, found) == []
@@ -448,9 +448,7 @@ def test_the_page_walk_s_update_of_a_and_d_is_a_store_like_any_other(access):
     assert region_machine.differences(expected, found) == []
     assert found.f[:2] != (start.f[0], start.f[1])  # the new instruction was executed
     assert cost()[0] > 0
-    translation = region_machine.translate(
-        region_machine.Job(HERE, start.memory[CODE].ljust(PAGE_SIZE, b"\0"), (8,), 0)
-    )
+    translation = translate(Job(HERE, start.memory[CODE].ljust(PAGE_SIZE, b"\0"), (8,), 0))
     image = native_code.build(translation.ir, translation.passes, translation.level)
     again_ = region_machine.run_region(start, translation, image)
     assert region_machine.differences(expected, again_) == []
@@ -498,9 +496,7 @@ end:    li    t2, {STOP:#x}
     found = region_machine.run_tier_0(start)
     assert region_machine.differences(expected, found) == []
     assert found.f[0] != f[0]
-    translation = region_machine.translate(
-        region_machine.Job(HERE, code.ljust(PAGE_SIZE, b"\0"), (0,), 0)
-    )
+    translation = translate(Job(HERE, code.ljust(PAGE_SIZE, b"\0"), (0,), 0))
     image = native_code.build(translation.ir, translation.passes, translation.level)
     again_ = region_machine.run_region(start, translation, image)
     assert region_machine.differences(expected, again_) == []

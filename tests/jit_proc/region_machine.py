@@ -14,6 +14,7 @@ Read next: `test_filetests.py`, `tests/engine_harness.py`.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -145,7 +146,7 @@ class RegionMachine(EngineMachine):
         for slot in range(SLOTS_PER_PAGE):
             records[2 * slot] = self.records.decode
 
-    def page_records(self) -> list[int] | native.words:  # type: ignore[valid-type]
+    def page_records(self) -> ctypes.Array[ctypes.c_uint64]:
         array = self.control.pages[PAGE * layout.PAGE.size // 8]
         assert array, "the page has no records yet"
         return native.words(array, 2 * SLOTS_PER_PAGE)

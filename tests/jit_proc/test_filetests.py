@@ -175,9 +175,17 @@ def describe_host(translation: Translation) -> list[str]:
         assembly = llvm.emit_assembly(text, translation.level)
     start = assembly.index("\nregion:")
     lines = assembly[start : assembly.index(".Lfunc_end0:", start)].strip().splitlines()
+    lines = [line.replace("\t", "  ").rstrip() for line in lines]
+    # r12 is the first argument of preserve_nonecc: the hart.
     return [
-        line.replace("\t", "  ").rstrip() for line in lines if not line.startswith("\t.p2align")
+        re.sub(r"(\d*)\(%r12\)", _hart_operand, line)
+        for line in lines
+        if not line.startswith("  .p2align")
     ]
+
+
+def _hart_operand(found: re.Match[str]) -> str:
+    return f"[{_BY_OFFSET[int(found[1] or '0')]}]"
 
 
 def describe_end(case: Case, end: Outcome, tier_0: list[int]) -> list[str]:

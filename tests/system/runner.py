@@ -47,7 +47,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-def command(*words: str | Path) -> list[str]:
+def command(*words: object) -> list[str]:
     """The command line of `coldboot WORDS`."""
     return [sys.executable, "-m", "cpu_proc", *map(str, words)]
 
@@ -78,8 +78,10 @@ def linux(folder: Path, *words: str | Path, append: str = "", memory: str = "512
 class Machine:
     """A running `coldboot run` with its console on a pty. Use it in a `with` statement."""
 
-    def __init__(self, words: Sequence[str | Path], folder: Path) -> None:
-        """`words`: arguments of `coldboot run`. `folder`: for its log and standard error."""
+    def __init__(self, words: Sequence[object], folder: Path) -> None:
+        """`words`: arguments of `coldboot run`, strings or paths. `folder`: for its log and
+        standard error.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.log_path = Path(tempfile.mkstemp(suffix=".log", dir=folder)[1])
         self.error_path = self.log_path.with_suffix(".err")

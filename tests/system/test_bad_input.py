@@ -102,9 +102,9 @@ def test_mistakes_in_starting_a_translator(words: tuple[str, ...], expected: str
 
 
 @contextmanager
-def peer(answer: bytes) -> Iterator[str]:
+def peer(answer: bytes, endpoint: str = "") -> Iterator[str]:
     """Something that listens as a translator does, and answers everything by `answer`."""
-    endpoint = f"ipc://{runner.socket_folder()}/peer"
+    endpoint = endpoint or f"ipc://{runner.socket_folder()}/peer"
     with zmq.Context() as context:
         server = context.socket(zmq.ROUTER)
         server.linger = 0
@@ -143,6 +143,26 @@ def test_a_translator_of_another_version(tmp_path: Path):
         result = runner.run("--translator", endpoint, path)
 
     assert "version" in complaint(result)
+
+
+def test_a_translator_that_comes_back_as_another_version(tmp_path: Path):
+    # A guest that runs is not ended for that: it goes on without.
+    path = programs.elf(SPIN, tmp_path)
+    with (
+        Translator(tmp_path) as translator,
+        Machine(["--translator", translator.endpoint, path], tmp_path) as machine,
+    ):
+        machine.wait_event("translator_attached")
+        translator.kill()
+        with peer(versioned(encode(Bye(1, "x")), 99), translator.endpoint):
+            refused = machine.wait_event("translator_incompatible")
+        assert "version 99" in refused["text"]
+        machine.send("\x01c")
+        machine.expect(r"\(coldboot\)")
+        machine.send("info status\r")
+        machine.expect("running")
+        machine.send("quit\r")
+        assert 0 == machine.wait()
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,8 @@ class Hart:
 
     def _host_write(self, address: int, size: int, value: int, *_: int) -> int:
         try:
-            self._memory.mmio_write(address, size, value)
+            # The store's bytes alone: `value` is the whole register.
+            self._memory.mmio_write(address, size, value & (1 << 8 * size) - 1)
             self.state.host_status = 0
         except AccessFault as fault:
             self.state.host_status = 1

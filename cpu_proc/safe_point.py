@@ -6,7 +6,8 @@ that is being served.
 
 How: anyone posts a piece of work (never blocking, from any thread, under any lock) and every hart
 is called. A hart passes `enter` before it goes into native code; while there is work, it waits
-there, and the last to arrive does the work. A hart that sleeps or serves an exit in Python counts as out.
+there, and the last to arrive does the work. A hart that sleeps or serves an exit in Python counts
+as out.
 
 Invariants: work runs with no hart in native code, one piece after another in the order of posting,
 on a hart's thread; `attention` is cleared before the queue is looked at, so no call is lost.

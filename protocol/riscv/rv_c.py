@@ -14,7 +14,6 @@ Read next: `isa.py` for `compressed`.
 from protocol.riscv.isa import compressed
 
 # One aligned line per row, as in the manual's tables.
-# ruff: noqa: E501
 # fmt: off
 
 # --- Quadrant 0: stack addresses, loads and stores ------------------------------------------------

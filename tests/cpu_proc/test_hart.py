@@ -112,12 +112,14 @@ def test_reset_makes_the_state_the_specification_says(machine):
 
 
 def test_what_the_machine_wired_survives_a_reset(machine):
-    names = ("hartid", "features", "host_read", "host_write", "host_fp", "clock_gettime", "scratch")
-    names += ("far_jump", "execute_one", "tlb_load", "tlb_store", "pool_end", "slot_count", "slice")
+    names = [
+        *("hartid", "features", "host_read", "host_write", "host_fp", "clock_gettime", "scratch"),
+        *("far_jump", "execute_one", "tlb_load", "tlb_store", "pool_end", "slot_count", "slice"),
+    ]
     before = [getattr(machine.state, name) for name in names]
     machine.hart.reset(0)
     assert [getattr(machine.state, name) for name in names] == before
-    assert all(getattr(machine.state, n) for n in names if n not in ("hartid",))
+    assert all(before[1:])
 
 
 def test_a_flush_leaves_no_tag(machine):
@@ -176,7 +178,9 @@ def test_a_call_sets_attention_and_brings_the_hart_out(machine):
     hart = machine.hart
     machine.state.stop_count = NEVER
     threading.Timer(0.02, hart.call).start()
-    assert hart.run() == layout.EXIT_ATTENTION
+    while (reason := hart.run()) == layout.EXIT_HOT:
+        machine.state.hot_count = 0
+    assert reason == layout.EXIT_ATTENTION
     assert hart.wake.is_set()
     hart.wake.clear()
     machine.state.attention = 0
@@ -204,6 +208,7 @@ def test_a_line_that_rises_calls_and_one_that_falls_does_not(machine):
 def test_a_line_interrupts_a_running_guest(machine):
     machine.execute("1: j 1b")
     state = machine.state
+    machine.load(RAM + 0x8000, assemble("csrw mie, zero\n 1: wfi\n j 1b").data)
     state.mie, state.mstatus = MSIP, state.mstatus | 8
     timer = threading.Timer(0.02, machine.hart.set_line, (MSIP, True))
     timer.start()
@@ -384,10 +389,12 @@ def test_the_host_s_floating_point_state_is_not_the_guest_s(machine):
     state.f[11], state.f[12] = 0x3FF0 << 48, 0x3C00_0000_0000_0001
     sums: list[float] = []
     read = machine.probe.read
-    machine.probe.read = lambda offset, size: (
-        sums.append(1.0 + 2.0**-52 * 0.75),
-        read(offset, size),
-    )[1]
+
+    def reading(offset: int, size: int) -> int:
+        sums.append(sum((1.0, 2.0**-52 * 0.75)))
+        return int(read(offset, size))
+
+    machine.probe.read = reading
     try:
         machine.run(100)
     finally:

@@ -18,25 +18,42 @@ SLOW = ("--lifter", "tests.system.slow_lifter:translate")
 PATCHES = """
     .equ OLD, 0x00b00513
     .equ NEW, 0x00c00513
+    .equ MTIME, 0x200bff8
 main:
     la s4, victim
+    li s5, OLD
+    li s6, NEW
+    li s7, 11
+    li s8, 12
 1:
-    li t0, NEW
-    sw t0, 0(s4)
-    fence.i
-    li s2, 12
-    la s0, start
+    la s0, start                # gets hot, and is asked for
     li s1, WARM
+    mv s2, s7
     li s3, 1
     call check
-    li t0, OLD
-    sw t0, 0(s4)
+    sw s6, 0(s4)                # changes while it is being made
     fence.i
-    li s2, 11
-    la s0, start
-    li s1, WARM
+    li t1, MTIME
+    ld t0, 0(t1)
+    li t2, PAUSE
+    add t0, t0, t2
+2:
+    ld t2, 0(t1)
+    bltu t2, t0, 2b
+    la s0, start                # what was made meanwhile is too late
+    li s1, 1
+    mv s2, s8
     li s3, 2
     call check
+    lw t0, 8(s4)                # a branch decoded anew counts from the beginning
+    sw t0, 8(s4)
+    fence.i
+    xor s5, s5, s6              # and the other way round
+    xor s6, s5, s6
+    xor s5, s5, s6
+    xor s7, s7, s8
+    xor s8, s7, s8
+    xor s7, s7, s8
     li t1, UART                 # until a key is pressed
     lbu t0, 5(t1)
     andi t0, t0, 1
@@ -59,7 +76,7 @@ def too_late(said: bytes) -> int:
 
 def test_a_patch_while_the_code_is_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(slow_lifter.PAUSE, "0.02")
-    path = programs.elf(equ(WARM=70_000) + PATCHES + VICTIM, tmp_path)
+    path = programs.elf(equ(WARM=100, PAUSE=600_000) + PATCHES + VICTIM, tmp_path)
     with Translator(tmp_path, *SLOW) as translator:
         words = ["--stats", "--threshold", "64", "--translator", translator.endpoint, path]
         with Machine(words, tmp_path) as machine:

@@ -97,6 +97,7 @@ class World:
         """A translation of the page as it is now."""
         spans = ((0, 8),)
         fields: dict[str, Any] = {
+            "session": 11,
             "id": 1,
             "epoch": 5,
             "map_generation": 2,
@@ -229,7 +230,12 @@ def test_retirement_waits_for_the_answer_but_not_for_ever(world, monkeypatch):
     monkeypatch.setattr(translator, "RETIRE_PATIENCE", 0.05)
     asked = threading.Event()
     over = threading.Event()
-    monkeypatch.setattr(world.link, "_main", lambda: (asked.set(), over.wait(20)))
+
+    def busy() -> None:
+        asked.set()
+        over.wait(20)
+
+    monkeypatch.setattr(world.link, "_main", busy)
     world.link._thread = threading.Thread(target=world.link._main, daemon=True)
     world.link.start()
     assert asked.wait(20)
@@ -249,7 +255,9 @@ def test_what_the_translator_dropped_is_told(world, monkeypatch):
         put(wish)
         assert wish[:3] == ("retire", 6, "system_reset")
         world.act(session.DropCode())
-        done = Retired(6, queued=1, running=2, modules=3, objects=4, live_older=0)
+        segment = Segment(world.segment.path, world.segment.size)
+        counts = {"queued": 1, "running": 2, "modules": 3, "bytes": 4096, "live_older": 0}
+        done = Retired(11, epoch=6, **counts, code=segment, backend="llvm", pid=1)
         world.act(session.RetirementDone(done))
         wish[3].set()
 
@@ -287,8 +295,8 @@ def test_a_full_code_space_and_a_lost_translator_retire_everything_once(world):
 
 
 def test_a_request_that_was_not_heard_is_asked_again(world):
-    world.act(session.RequestFailed(1, HERE, (0, 4), "timed_out"))
-    world.act(session.RequestFailed(2, HERE, (8,), "stale_epoch"))
+    world.act(session.RequestFailed(HERE, 0, (0, 4), "timed_out"))
+    world.act(session.RequestFailed(HERE, 0, (8,), "stale_epoch"))
     assert world.link._backlog.take() == (HERE, [0, 4], 2)
     assert not world.link._backlog
     world.act(session.RequestRefused(Rejected(**_rejected("unsupported"))))
@@ -301,7 +309,7 @@ def test_a_request_that_was_not_heard_is_asked_again(world):
 
 def _rejected(reason: str) -> dict[str, Any]:
     stamp = {"epoch": 5, "map_generation": 2, "page": HERE, "page_generation": 9, "state_word": 0}
-    return {"id": 1, **stamp, "reason": reason, "text": ""}
+    return {"session": 11, "id": 1, **stamp, "entries": (0,), "reason": reason, "text": ""}
 
 
 def test_a_translator_that_does_not_fit_is_an_error_for_the_user(world):
@@ -352,11 +360,12 @@ def test_wishes_from_before_the_thread_is_ready_are_kept(world):
 
 def test_slots_that_a_region_covers_already_are_not_asked_for(world):
     asked: list[Any] = []
-    world.link._session = SimpleNamespace(
-        state="attached",
-        outstanding=0,
-        request=lambda stamp, slots, heat: asked.append((stamp.page, slots, heat)) or [],
-    )
+
+    def request(stamp: Any, slots: list[int], heat: int) -> list[Any]:
+        asked.append((stamp.page, slots, heat))
+        return []
+
+    world.link._session = SimpleNamespace(state="attached", outstanding=0, request=request)
     world.records.publish(HERE, 1, [(0, 0x7000_0000)])
     world.link._backlog.add({HERE: [0, 4], 5: [1]})
     world.link._feed()

@@ -94,8 +94,17 @@ def parse_pattern_of(token: str) -> isa.Pattern:
 
 @pytest.mark.parametrize(
     ("token", "value"),
-    [("rd", 32), ("rd'", 7), ("rd'", 16), ("imm[5:0]", 32), ("imm[5:0]", -33), ("uimm[5:0]", -1)]
-    + [("uimm[5:1]", 3), ("rm", 8), ("csr", 4096)],
+    [
+        ("rd", 32),
+        ("rd'", 7),
+        ("rd'", 16),
+        ("imm[5:0]", 32),
+        ("imm[5:0]", -33),
+        ("uimm[5:0]", -1),
+        ("uimm[5:1]", 3),
+        ("rm", 8),
+        ("csr", 4096),
+    ],
 )
 def test_a_value_that_does_not_fit_is_refused(token, value):
     with pytest.raises(ValueError, match=f"= {value} does not fit"):

@@ -129,7 +129,7 @@ def test_two_patterns_for_one_word_are_refused_and_both_are_named():
 
 def test_patterns_that_share_some_words_only_are_refused_too():
     declare(f"0000000 rs2 rs1 rm rd {CUSTOM}", "one rd, rs1, rs2")
-    with pytest.raises(ValueError, match="overlap: two .* and one "):
+    with pytest.raises(ValueError, match=r"overlap: two .* and one "):
         declare(f"aq 000000 rs2 rs1 000 rd {CUSTOM}", "two rd, rs1, rs2")
 
 

@@ -13,7 +13,7 @@ Invariants:
 - `written` is called after the bytes have changed. Native code does what a guest's store does (the
   generation is bumped, records are taken back, under the page's lock); regions are retired here.
 
-Read next: `jit_proc/runtime.py` (the native side), `retirement.py` (everything at once).
+Read next: `jit_proc/runtime_tracking.py` (the native side), `retirement.py` (everything at once).
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def link(elf: bytes) -> Linked:
     """
     try:
         return _Object(elf).link()
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise LinkError(f"malformed object of {len(elf)} bytes: {error}") from error
 
 

@@ -199,14 +199,22 @@ def _verify(module: Any) -> None:
 
 
 def _optimize(module: Any, methods: Sequence[str]) -> None:
-    if not methods:
-        return
+    if methods:
+        manager, builder = _pipeline(tuple(methods))
+        manager.run(module, builder)
+
+
+@cache
+def _pipeline(methods: tuple[str, ...]) -> tuple[Any, Any]:
+    """A pass manager and its builder, kept for the process: llvmlite frees a manager but not its
+    passes, 15 KiB a region.
+    """
     options = binding.create_pipeline_tuning_options()
     builder = binding.create_pass_builder(target_machine(), options)
     manager = binding.create_new_module_pass_manager()
     for method in methods:
         getattr(manager, method)()
-    manager.run(module, builder)
+    return manager, builder
 
 
 def _pass_method(name: str) -> str:

@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import llvmlite.binding as binding
 import pytest
@@ -148,10 +147,20 @@ def describe_region(translation: Translation) -> list[str]:
     ]
 
 
+def _optimized(translation: Translation) -> Any:
+    """The module after its passes, as for any host."""
+    llvm.host_cpu()  # makes LLVM ready
+    module = binding.parse_assembly(translation.ir)
+    builder = binding.create_pass_builder(_any_host(), binding.create_pipeline_tuning_options())
+    manager = binding.create_new_module_pass_manager()
+    for name in translation.passes:
+        getattr(manager, llvm._pass_method(name))()
+    manager.run(module, builder)
+    return module
+
+
 def describe_ir(translation: Translation, whole: bool) -> list[str]:
-    with patch.object(llvm, "target_machine", _any_host):
-        llvm.host_cpu()
-        text = llvm.optimize_ir(translation.ir, translation.passes)
+    text = str(_optimized(translation))
     start = text.index("define hidden preserve_nonecc void @region(")
     body = text[start : text.index("\n}\n", start)].splitlines()
     shown = []
@@ -169,10 +178,7 @@ def _field(found: re.Match[str]) -> str:
 
 
 def describe_host(translation: Translation) -> list[str]:
-    with patch.object(llvm, "target_machine", _any_host):
-        llvm.host_cpu()
-        text = llvm.optimize_ir(translation.ir, translation.passes)
-        assembly = llvm.emit_assembly(text, translation.level)
+    assembly = _any_host(translation.level).emit_assembly(_optimized(translation))
     start = assembly.index("\nregion:")
     lines = assembly[start : assembly.index(".Lfunc_end0:", start)].strip().splitlines()
     lines = [line.replace("\t", "  ").rstrip() for line in lines]

@@ -113,11 +113,13 @@ class Machine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            for process in (self.pid, *children(self.pid)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGCONT)
-        self.child.close(force=True)
+        for process in children(self.pid):  # a stopped one cannot see that its machine ends
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+        if self.child.isalive():
+            self.child.kill(signal.SIGKILL)
+            until(lambda: not self.child.isalive(), f"the end of process {self.pid}")
+        self.child.close()
         self._transcript.close()
 
     @property

@@ -1,0 +1,58 @@
+"""Offsets and sizes of the shared structures as plain numbers, for the engine's routines.
+
+A routine in the semantics language knows numbers, not structures; these are `protocol/layout.py`'s
+under short names. Read next: `runtime_memory.py`.
+"""
+
+from __future__ import annotations
+
+from protocol import layout
+from protocol.layout import CONTROL, FETCH_ENTRY, HART, PAGE, SLOT, TLB_ENTRY
+
+FETCH, LOAD, STORE = 0, 1, 2
+
+SLOTS_AT = HART.offset("slots")
+DATA_AT = HART.offset("data_tlbs")
+FETCH_AT = HART.offset("fetch_tlbs")
+HOT_AT = HART.offset("hot")
+SCRATCH_PAGE_AT = HART.offset("scratch_page")
+SCRATCH_BYTES_AT = HART.offset("scratch_bytes")
+SLOT_BYTES = SLOT.size
+ENTRY_BYTES = TLB_ENTRY.size
+DATA_SET_BYTES = layout.DATA_TLB_ENTRIES * ENTRY_BYTES
+FETCH_SET_BYTES = layout.FETCH_TLB_ENTRIES * ENTRY_BYTES
+DATA_BYTES = layout.DATA_SETS * DATA_SET_BYTES
+FETCH_BYTES = layout.FETCH_SETS * FETCH_SET_BYTES
+DATA_MASK = layout.DATA_TLB_ENTRIES - 1
+FETCH_MASK = layout.FETCH_TLB_ENTRIES - 1
+NO_PAGE = layout.NO_PAGE
+PAGE_BYTES = PAGE.size
+LINES = PAGE.offset("lines")
+REGION_LINES = PAGE.offset("region_lines")
+GENERATION = PAGE.offset("generation")
+LOCK = PAGE.offset("lock")
+PAGE_TICK = PAGE.offset("tick")
+CONTROL_TICK = CONTROL.offset("tick")
+PEERS_AT = HART.offset("peers")
+LIMIT = HART.offset("limit")
+IDLE = HART.offset("idle")
+HART_TICK = HART.offset("tick")
+WRITE_TAG = TLB_ENTRY.offset("write_tag")
+ADDEND = TLB_ENTRY.offset("addend")
+ENTRY_PAGE = TLB_ENTRY.offset("page")
+F_RECORDS = FETCH_ENTRY.offset("records")
+F_BIAS = FETCH_ENTRY.offset("bias")
+F_PAGE = FETCH_ENTRY.offset("page")
+STRIDE = layout.RECORD_ARRAY_STRIDE
+ARRAY_HOST = layout.RECORD_ARRAY_HOST
+ARRAY_PAGE = layout.RECORD_ARRAY_PAGE
+ARRAY_END = layout.SLOTS_PER_PAGE * layout.RECORD_SIZE
+HOT_RING = layout.HOT_RING
+EXIT_ATTENTION = layout.EXIT_ATTENTION
+EXIT_WAIT = layout.EXIT_WAIT
+EXIT_RETIRE = layout.EXIT_RETIRE
+EXIT_POOL = layout.EXIT_POOL
+EXIT_STOP = layout.EXIT_STOP
+EXIT_HOT = layout.EXIT_HOT
+EXIT_TRAP = layout.EXIT_TRAP
+FAULT = 1  # what `resolve` answers for a fault; no host address is 1

@@ -1,0 +1,194 @@
+"""The engine's routines for fetching: from an address to a record, and from bytes into it.
+
+The problem: a page's records are made when it is first executed and filled one instruction at a
+time; what may stand in no page's records (an instruction over a page's edge, a page that PMP
+splits) is decoded into the hart's scratch array and executed from there.
+
+Invariants: an instruction's lines are tracked before its bytes are read; a record is filled under
+its page's lock, and only when no other hart can hold a handler that goes with older operands.
+
+Read next: `runtime_tracking.py`, `decoder.py` (`decode_word`).
+"""
+
+from __future__ import annotations
+
+from jit_proc.offsets import *
+from jit_proc.runtime_memory import find_slot, forbid_stores
+from jit_proc.runtime_tracking import all_seen, lock_page, note_time, unlock_page
+from protocol.riscv.isa import routine
+from protocol.riscv.mmu import NOWHERE, translate
+from protocol.riscv.privileged import NO_INTERRUPT, pending_interrupt, take_trap
+from protocol.riscv.words import *
+
+
+@routine(pure=True)
+def fetch_fill(address):
+    """The record of the instruction at a virtual address, with `hart.fetch_bias`.
+
+    0: a trap was taken (hart.pc moved), or the hart must leave (`exit_reason` set).
+    """
+    physical = translate(address, 2, FETCH)
+    if physical == NOWHERE:
+        enter_trap(hart.fault_cause, address)
+        return 0
+    slot = find_slot(physical)
+    if slot == 0:
+        enter_trap(1, address)
+        return 0
+    if hart.fault_page != 0:
+        return fetch_single(address)
+    offset = physical - peek(slot, 8)
+    page = peek(slot + 24, 8) + (offset >> 12) * PAGE_BYTES
+    records = peek(page, 8)
+    if records == 0:
+        records = make_array((peek(slot + 16, 8) + offset) & ~4095, page)
+        if records == 0:
+            hart.exit_reason = EXIT_POOL
+            return 0
+    bias = (address & ~4095) - (records >> 3)
+    entry = hart.fetch_tlb + ((address >> 12) & FETCH_MASK) * ENTRY_BYTES
+    poke(entry, address & ~4095, 8)
+    poke(entry + F_RECORDS, records, 8)
+    poke(entry + F_BIAS, bias, 8)
+    poke(entry + F_PAGE, page, 8)
+    hart.fetch_bias = bias
+    return records + ((address & 4095) << 3)
+
+
+@routine(pure=True)
+def make_array(host, page):
+    """The record array of a page that has none yet, or 0 when there is no memory for it."""
+    lock_page(page)
+    records = peek(page, 8)
+    if records == 0 and hart.pool_next != hart.pool_end:
+        records = hart.pool_next
+        hart.pool_next = records + STRIDE
+        fill_array(records, host, page)
+        fence()
+        poke(page, records, 8)
+    unlock_page(page)
+    return records
+
+
+@routine(pure=True)
+def fill_array(records, host, page):
+    record = records
+    while record != records + ARRAY_END:
+        poke(record, handler("decode"), 8)
+        record += 16
+    poke(record, handler("page_end"), 8)
+    poke(record + 16, handler("page_end"), 8)
+    poke(records + ARRAY_HOST, host, 8)
+    poke(records + ARRAY_PAGE, page, 8)
+
+
+@routine(pure=True)
+def fetch_half(address, pc_):
+    """Two bytes of code, translated anew; NOWHERE after a trap was taken at `pc_`."""
+    physical = translate(address, 2, FETCH)
+    cause = hart.fault_cause
+    slot = 0
+    if physical != NOWHERE:
+        cause = 1
+        slot = find_slot(physical)
+    if slot == 0:
+        hart.pc = pc_
+        enter_trap(cause, address)
+        return NOWHERE
+    return peek(physical - peek(slot, 8) + peek(slot + 16, 8), 2)
+
+
+@routine(pure=True)
+def fetch_single(address):
+    """Decode the instruction at `address` into the scratch array; 0 after a trap was taken.
+
+    For what may not stand in a page's records: an instruction over a page's edge (its second half
+    is the mapping's, not the page's), a page that PMP splits, one step out of a region.
+    """
+    low = fetch_half(address, address)
+    if low == NOWHERE:
+        return 0
+    if (low & 3) == 3:
+        high = fetch_half(address + 2, address)
+        if high == NOWHERE:
+            return 0
+        low = low | (high << 16)
+    poke(hart_address() + SCRATCH_BYTES_AT, low, 8)
+    hart.fetch_bias = address - (hart.scratch >> 3)
+    poke(hart.scratch, handler("decode"), 8)
+    decode_word(low, hart.scratch, 1 << 20)
+    return hart.scratch
+
+
+@routine(pure=True)
+def fetch_step():
+    """The scratch record of the instruction to execute now; 0 after an interrupt or a trap."""
+    cause = pending_interrupt()
+    if cause != NO_INTERRUPT:
+        enter_trap(cause, 0)
+        return 0
+    return fetch_single(hart.pc)
+
+
+@routine(pure=True)
+def decode_record(record):
+    """Fill a record from the bytes it stands for, and track their lines; 0 if not yet allowed."""
+    records = record & ~(STRIDE - 1)
+    offset = (record - records) >> 3
+    host = peek(records + ARRAY_HOST, 8) + offset
+    page = peek(records + ARRAY_PAGE, 8)
+    lock_page(page)
+    track(page, (1 << (offset >> 6)) | (1 << (((offset + 2) & 4095) >> 6)))
+    seen = all_seen(peek(page + PAGE_TICK, 8))
+    if seen:
+        hart.stat_decodes += 1
+        raw_bits = peek(host, 2)
+        if (raw_bits & 3) == 3 and offset == 4094:
+            poke(record, handler("straddle"), 8)
+        else:
+            if (raw_bits & 3) == 3:
+                raw_bits = raw_bits | (peek(host + 2, 2) << 16)
+            decode_word(raw_bits, record, offset)
+    unlock_page(page)
+    return word(seen)
+
+
+@routine(pure=True)
+def track(page, wanted):
+    """Mark lines of a page, whose lock is held, before their bytes are read."""
+    lines = peek(page + LINES, 8)
+    if (lines & wanted) == wanted:
+        return
+    poke(page + LINES, lines | wanted, 8)
+    fence()
+    if lines == 0:
+        forbid_stores(page, hart_address())
+        i = 0
+        while i < hart.peer_count:
+            forbid_stores(page, hart.peers[i])
+            i += 1
+        note_time(page)
+
+
+@routine(pure=True)
+def raw_bits_at(record):
+    """The bits of the instruction that a record stands for."""
+    records = record & ~(STRIDE - 1)
+    host = peek(records + ARRAY_HOST, 8) + ((record - records) >> 3)
+    bits = peek(host, 2)
+    if (bits & 3) == 3:
+        bits = bits | (peek(host + 2, 2) << 16)
+    return bits
+
+
+@routine(pure=True)
+def enter_trap(cause, value):
+    hart.stat_traps += 1
+    if hart.limit != 0:
+        hart.limit -= 1  # a loop of traps retires nothing, yet must come to the end of its slice
+    if hart.trace != 0:
+        hart.trap_pc = hart.pc
+        hart.trap_cause = cause
+        hart.trap_value = value
+        hart.limit = 0
+    take_trap(cause, value)

@@ -1,0 +1,279 @@
+"""The engine's routines for memory: the map, the TLBs, loads and stores at leisure.
+
+The problem: a miss in a TLB, a page walk, an access that crosses a page or reaches a device must be
+exact and stay in native code. `resolve` is the one way from an address to a host address; what
+fills a TLB entry is there.
+
+Invariants:
+- A TLB entry is made only for a whole page that PMP judges alike, that one map slot covers, and,
+  for stores, that is writable; a tracked page (`lines` not 0) never gets a plain write tag.
+- A store that leaves its page is checked whole before its first byte; each part is noted
+  (`runtime_tracking.note_store`) after its bytes are there.
+
+Read next: `runtime_tracking.py`, `runtime_fetch.py`.
+"""
+
+from __future__ import annotations
+
+from jit_proc.offsets import *
+from jit_proc.runtime_tracking import note_store
+from protocol.riscv.isa import routine
+from protocol.riscv.mmu import NOWHERE, translate
+from protocol.riscv.words import *
+
+# --- the physical memory map --------------------------------------------------------------------
+
+
+@routine(pure=True)
+def find_slot(address):
+    """Address of the map slot that covers a physical address, or 0."""
+    slot = hart_address() + SLOTS_AT
+    end = slot + hart.slot_count * SLOT_BYTES
+    while slot != end:
+        if address - peek(slot, 8) < peek(slot + 8, 8):
+            return slot
+        slot += SLOT_BYTES
+    return 0
+
+
+@routine(pure=True)
+def physical_ok(address):
+    return find_slot(address) != 0
+
+
+@routine(pure=True)
+def physical_read(address):
+    slot = find_slot(address)
+    return peek(address - peek(slot, 8) + peek(slot + 16, 8), 8)
+
+
+@routine(pure=True)
+def physical_compare_swap(address, old, new):
+    """The page walk's update of A and D: a store like any other, so it is tracked."""
+    slot = find_slot(address)
+    offset = address - peek(slot, 8)
+    done = False
+    if peek(slot + 32, 8) != 0:
+        done = host_compare_swap(offset + peek(slot + 16, 8), old, new)
+        note_store(peek(slot + 24, 8) + (offset >> 12) * PAGE_BYTES, address & 4095, 8)
+    return done
+
+
+# --- TLBs ---------------------------------------------------------------------------------------
+
+
+@routine(pure=True)
+def choose_sets(data, fetch):
+    hart.data_set = data
+    hart.fetch_set = fetch
+    hart.data_tlb = hart_address() + DATA_AT + data * DATA_SET_BYTES
+    hart.fetch_tlb = hart_address() + FETCH_AT + fetch * FETCH_SET_BYTES
+
+
+@routine(pure=True)
+def flush_range(entry, end):
+    while entry != end:
+        poke(entry, NO_PAGE, 8)
+        poke(entry + WRITE_TAG, NO_PAGE, 8)
+        entry += ENTRY_BYTES
+
+
+@routine(pure=True)
+def flush_all():
+    data = hart_address() + DATA_AT
+    flush_range(data, data + DATA_BYTES)
+    fetch = hart_address() + FETCH_AT
+    while fetch != hart_address() + FETCH_AT + FETCH_BYTES:
+        poke(fetch, NO_PAGE, 8)
+        fetch += ENTRY_BYTES
+
+
+@routine(pure=True)
+def flush_page(address):
+    """Every set may hold the page; a superpage is held as its small pages, so all go then too."""
+    entry = hart_address() + DATA_AT + ((address >> 12) & DATA_MASK) * ENTRY_BYTES
+    end = entry + DATA_BYTES
+    while entry != end:
+        poke(entry, NO_PAGE, 8)
+        poke(entry + WRITE_TAG, NO_PAGE, 8)
+        entry += DATA_SET_BYTES
+    entry = hart_address() + FETCH_AT + ((address >> 12) & FETCH_MASK) * ENTRY_BYTES
+    end = entry + FETCH_BYTES
+    while entry != end:
+        poke(entry, NO_PAGE, 8)
+        entry += FETCH_SET_BYTES
+
+
+@routine(pure=True)
+def forbid_stores(page, who):
+    """Take away a hart's write tags of a page that begins to be tracked."""
+    entry = who + DATA_AT
+    end = entry + DATA_BYTES
+    while entry != end:
+        if peek(entry + ENTRY_PAGE, 8) == page:
+            poke(entry + WRITE_TAG, NO_PAGE, 8)
+        entry += ENTRY_BYTES
+
+
+@routine(pure=True)
+def resolve(address, size, access):
+    """Host address of `size` bytes that do not leave their page; FAULT; or 0 for I/O.
+
+    Sets `hart.fault_cause` (fault), `hart.fault_value` (I/O: the physical address) or
+    `hart.fault_page` (memory: the page's descriptor), and fills the data TLB where it may.
+    """
+    hart.stat_walks += 1
+    physical = translate(address, size, access)
+    if physical == NOWHERE:
+        return FAULT
+    whole_page = hart.fault_page == 0
+    slot = find_slot(physical)
+    hart.fault_value = physical
+    if slot == 0:
+        return 0
+    if access == STORE and peek(slot + 32, 8) == 0:
+        return 0
+    offset = physical - peek(slot, 8)
+    place = peek(slot + 16, 8) + offset
+    page = peek(slot + 24, 8) + (offset >> 12) * PAGE_BYTES
+    hart.fault_page = page
+    if whole_page:
+        entry = hart.data_tlb + ((address >> 12) & DATA_MASK) * ENTRY_BYTES
+        tag = address & ~4095
+        addend = place - address
+        if peek(entry + ADDEND, 8) != addend:
+            poke(entry, NO_PAGE, 8)
+            poke(entry + WRITE_TAG, NO_PAGE, 8)
+            poke(entry + ADDEND, addend, 8)
+        if peek(entry, 8) != tag:
+            poke(entry, NO_PAGE, 8)
+            if (peek(entry + WRITE_TAG, 8) & ~1) != tag:
+                poke(entry + WRITE_TAG, NO_PAGE, 8)
+        poke(entry + ENTRY_PAGE, page, 8)
+        if access == LOAD:
+            poke(entry, tag, 8)
+        else:
+            allow_stores(entry, tag, page)
+    return place
+
+
+@routine(pure=True)
+def allow_stores(entry, tag, page):
+    """Fill in a write tag; a page that begins to be tracked meanwhile is noticed here or there."""
+    poke(entry + WRITE_TAG, tag | word(peek(page + LINES, 8) != 0), 8)
+    if hart.peer_count != 0:
+        fence()
+        poke(entry + WRITE_TAG, tag | word(peek(page + LINES, 8) != 0), 8)
+
+
+@routine(pure=True)
+def writable_place(address, size):
+    """`resolve` for a store, by way of the TLB: a tracked page's entry is used as it stands."""
+    entry = hart.data_tlb + ((address >> 12) & DATA_MASK) * ENTRY_BYTES
+    tag = peek(entry + WRITE_TAG, 8)
+    if (tag & ~1) == (address & ~4095) and tag != NO_PAGE:
+        page = peek(entry + ENTRY_PAGE, 8)
+        hart.fault_page = page
+        if peek(page + LINES, 8) == 0:
+            allow_stores(entry, tag & ~1, page)
+        return address + peek(entry + ADDEND, 8)
+    return resolve(address, size, STORE)
+
+
+# --- loads and stores at leisure ------------------------------------------------------------------
+
+
+@routine
+def load_part(address, size):
+    """A load that does not leave its page."""
+    place = resolve(address, size, LOAD)
+    if place == FAULT:
+        enter_fault(hart.fault_cause, address)
+    if place != 0:
+        return peek(place, size)
+    hart.stat_mmio += 1
+    value = host_read(hart.fault_value, size)
+    if hart.host_status != 0:
+        enter_fault(5, address)
+    return value
+
+
+@routine
+def enter_fault(cause, address):
+    trap(cause, address)
+
+
+@routine
+def memory_load(address, size):
+    if (address & 4095) + size <= 4096:
+        return load_part(address, size)
+    # Over a page's edge: both parts must be allowed before a byte is read.
+    first = 4096 - (address & 4095)
+    second = address + first
+    if resolve(address, first, LOAD) == FAULT:
+        enter_fault(hart.fault_cause, address)
+    if resolve(second, size - first, LOAD) == FAULT:
+        enter_fault(hart.fault_cause, second)
+    value = 0
+    i = 0
+    while i < size:
+        value = value | (load_part(address + i, 1) << (8 * i))
+        i += 1
+    return value
+
+
+@routine
+def store_part(address, value, size):
+    place = writable_place(address, size)
+    if place == FAULT:
+        enter_fault(hart.fault_cause, address)
+    if place != 0:
+        page = hart.fault_page
+        poke(place, value, size)
+        note_store(page, address & 4095, size)
+        return
+    hart.stat_mmio += 1
+    host_write(hart.fault_value, size, value)
+    if hart.host_status != 0:
+        enter_fault(7, address)
+
+
+@routine
+def memory_store(address, value, size):
+    if (address & 4095) + size <= 4096:
+        store_part(address, value, size)
+        return
+    # Both parts must be allowed, and memory, before a byte is written.
+    first = 4096 - (address & 4095)
+    second = address + first
+    place = writable_place(address, first)
+    if place == FAULT:
+        enter_fault(hart.fault_cause, address)
+    other = writable_place(second, size - first)
+    if other == FAULT:
+        enter_fault(hart.fault_cause, second)
+    if place == 0:
+        enter_fault(7, address)
+    if other == 0:
+        enter_fault(7, second)
+    i = 0
+    while i < size:
+        store_part(address + i, value >> (8 * i), 1)
+        i += 1
+
+
+@routine
+def atomic_place(address, size, access):
+    """Host address for an atomic access; misaligned ones and devices trap."""
+    if (address & (size - 1)) != 0:
+        enter_fault(4 if access == LOAD else 6, address)
+    place = FAULT
+    if access == STORE:
+        place = writable_place(address, size)
+    else:
+        place = resolve(address, size, LOAD)
+    if place == FAULT:
+        enter_fault(hart.fault_cause, address)
+    if place == 0:
+        enter_fault(5 if access == LOAD else 7, address)
+    return place

@@ -1,0 +1,130 @@
+"""The engine's routines for tracking: what a store does to what was made from its bytes.
+
+The problem: code must never be older than the bytes it was made from, and data beside code must
+cost nothing. A page's descriptor says which of its 64-byte lines hold bytes that records or regions
+were made from; a store to one of these retires exactly the records that held a written byte.
+
+Invariants:
+- `decode_record` marks the lines of an instruction before it reads its bytes; every store to a
+  marked line bumps the page's generation and makes the records that held any written byte
+  undecoded, before the next instruction. A line with region code in it also makes the hart leave
+  (`EXIT_RETIRE`) at once.
+- **Several harts share records.** A page's records, lines and generation change under its lock. A
+  record's operands are written only when no hart can hold a handler that goes with older ones: when
+  a record is taken back the page notes the time (`tick`), and until every other hart has since been
+  seen between two instructions (`hart.tick`) or out of native code, its instructions are executed
+  from the scratch array. The same wait covers a store that another hart had under way, by an old
+  TLB entry, when the page began to be tracked. Whoever stores looks at `lines` after the bytes are
+  visible, whoever decodes marks `lines` before it reads: one of the two sees the other.
+
+Read next: `runtime_fetch.py` (who decodes), `cpu_proc/records.py` (the machine's side).
+"""
+
+from __future__ import annotations
+
+from jit_proc.offsets import *
+from protocol.riscv.isa import routine
+from protocol.riscv.words import *
+
+
+@routine(pure=True)
+def lock_page(page):
+    while not host_compare_swap(page + LOCK, 0, 1):
+        fence()
+
+
+@routine(pure=True)
+def unlock_page(page):
+    fence()
+    poke(page + LOCK, 0, 8)
+
+
+@routine(pure=True)
+def note_time(page):
+    """Records of the page were taken back: let other harts be seen between two instructions."""
+    if hart.peer_count == 0:
+        return
+    place = hart.control + CONTROL_TICK
+    tick = peek(place, 8)
+    while not host_compare_swap(place, tick, tick + 1):
+        tick = peek(place, 8)
+    poke(page + PAGE_TICK, tick + 1, 8)
+    fence()
+    i = 0
+    while i < hart.peer_count:
+        poke(hart.peers[i] + LIMIT, 0, 8)
+        i += 1
+
+
+@routine(pure=True)
+def all_seen(since):
+    """Whether every other hart was between two instructions, or out of native code, since then."""
+    i = 0
+    while i < hart.peer_count:
+        peer = hart.peers[i]
+        if peek(peer + IDLE, 8) == 0 and peek(peer + HART_TICK, 8) < since:
+            return False
+        i += 1
+    return True
+
+
+@routine(pure=True)
+def note_write(page, offset, size):
+    """Retire records made from `size` bytes at `offset` of a page, which have just been written.
+
+    Returns the lines written that regions were made from: those are the machine's to retire.
+    """
+    if hart.peer_count != 0:
+        fence()  # the bytes before the look at what is tracked
+    first_line = offset >> 6
+    last_line = ((offset + size - 1) & 4095) >> 6
+    touched = (NO_PAGE >> (63 - (last_line - first_line))) << first_line
+    if (peek(page + LINES, 8) & touched) == 0:
+        return 0
+    hart.stat_stores += 1
+    lock_page(page)
+    poke(page + GENERATION, peek(page + GENERATION, 8) + 1, 8)
+    records = peek(page, 8)
+    if records != 0:
+        # An instruction that begins one halfword before the store may reach into it.
+        record = records + (offset >> 1) * 16 - word(offset > 1) * 16
+        last = records + ((offset + size - 1) >> 1) * 16
+        changed = False
+        while record <= last:
+            if peek(record, 8) != handler("decode"):
+                poke(record, handler("decode"), 8)
+                changed = True
+            record += 16
+        if changed:
+            note_time(page)
+        if ((offset + size) & 63) == 0 and (peek(page + REGION_LINES, 8) & touched) == 0:
+            forget_line(page, records, (offset + size - 1) >> 6)
+    regions = peek(page + REGION_LINES, 8) & touched
+    unlock_page(page)
+    return regions
+
+
+@routine(pure=True)
+def note_store(page, offset, size):
+    """`note_write` for a store of this hart: with region code in its lines, the hart leaves."""
+    regions = note_write(page, offset, size)
+    if regions != 0:
+        if hart.exit_lines != 0 and hart.exit_page != page:
+            page = 0  # two pages in one instruction: the machine retires every region
+        hart.exit_page = page
+        hart.exit_lines = hart.exit_lines | regions
+        hart.limit = 0
+
+
+@routine(pure=True)
+def forget_line(page, records, line):
+    """Stop tracking a line in which nothing decoded is left (copies end each line they cross)."""
+    record = records + line * 512
+    end = record + 512
+    if line != 0:
+        record -= 16
+    while record != end:
+        if peek(record, 8) != handler("decode"):
+            return
+        record += 16
+    poke(page + LINES, peek(page + LINES, 8) & ~(1 << line), 8)

@@ -1,0 +1,44 @@
+"""LLVM as a long-lived worker uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jit_proc.llvm import compile_ir
+
+IR = """
+define i64 @f(i64 %n) nounwind {
+entry:
+  %slot = alloca i64
+  store i64 %n, ptr %slot
+  br label %loop
+loop:
+  %old = load i64, ptr %slot
+  %double = mul i64 %old, 2
+  %new = udiv i64 %double, 4
+  store i64 %new, ptr %slot
+  %again = icmp ugt i64 %new, 3
+  br i1 %again, label %loop, label %done
+done:
+  ret i64 %new
+}
+"""
+
+
+def resident() -> int:
+    """Kilobytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4
+
+
+def test_nothing_is_left_of_a_job():
+    for _ in range(100):
+        compile_ir(IR)
+    before = resident()
+    for _ in range(300):
+        compile_ir(IR)
+
+    assert resident() - before < 600, "kilobytes for 300 jobs"
+
+
+def test_the_same_text_gives_the_same_code():
+    assert 1 == len({compile_ir(IR).elf for _ in range(3)})

@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo linux guests test lint format lock clean
+.PHONY: help setup demo linux guests test lint format lock clean bench-boot
 
 help:
 	@echo "make demo    run a small guest: the machine and its translator, end to end"
@@ -49,6 +49,10 @@ linux: guests
 
 test: lint
 	$(BIN)/python -m pytest -n 2 $(PYTEST)
+
+# Beside QEMU on this machine; prints ratios, asserts nothing.
+bench-boot: $(READY) guests
+	$(BIN)/python benchmarks/boot.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

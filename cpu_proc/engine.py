@@ -58,7 +58,7 @@ def load() -> Engine:
     except (OSError, engine_image.EngineImageError):
         path = _build()
         image = engine_image.read(path, key)
-    base = native.map_code(image.path, image.code_size, image.code_offset, shared=False)
+    base = native.map_code_copy(image.path, image.code_size, image.code_offset)
     return Engine(base, image.code_size, image.symbols)
 
 

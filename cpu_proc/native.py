@@ -24,6 +24,7 @@ _MAP_FIXED = 0x10
 _MADV_DONTNEED = 4
 _F_ADD_SEALS = 1033
 _F_GET_SEALS = 1034
+_SEAL_WRITE = 0x8
 SEALS = 0x1 | 0x2 | 0x4 | 0x10  # SEAL, SHRINK, GROW, FUTURE_WRITE
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -63,19 +64,36 @@ def map_private(size: int) -> int:
     )
 
 
-def map_code(path: str, size: int, offset: int = 0, *, shared: bool = True) -> int:
-    """Map code for execution. Raises OSError, also for a file shorter than that.
+def map_code(path: str, size: int) -> int:
+    """Map a code segment for execution. Raises OSError, also for one shorter than that.
 
-    A shared segment must be sealed: it cannot shrink under us, nor be mapped writable any more.
+    It must be sealed: then it cannot shrink under us, nor be mapped writable any more.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if os.fstat(fd).st_size < offset + size:
-            raise OSError(f"{path} ends before byte {offset + size}")
-        if shared and _seals(fd) & SEALS != SEALS:
+        if os.fstat(fd).st_size < size:
+            raise OSError(f"{path} ends before byte {size}")
+        if _seals(fd) & SEALS != SEALS:
             raise OSError(f"{path} is not sealed")
-        kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
-        return _map(size, mmap.PROT_READ | mmap.PROT_EXEC, kind, fd, offset)
+        return _map(size, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_SHARED, fd)
+    finally:
+        os.close(fd)
+
+
+def map_code_copy(path: str, size: int, offset: int) -> int:
+    """Map a sealed copy of a file's code for execution: what runs can no longer be changed, through
+    the file or by this process. Raises OSError, also for a file shorter than that.
+    """
+    with open(path, "rb") as file:
+        file.seek(offset)
+        code = file.read(size)
+    if len(code) < size:
+        raise OSError(f"{path} ends before byte {offset + size}")
+    fd = os.memfd_create("coldboot-engine", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.write(fd, code)
+        fcntl.fcntl(fd, _F_ADD_SEALS, SEALS | _SEAL_WRITE)
+        return _map(size, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_SHARED, fd)
     finally:
         os.close(fd)
 

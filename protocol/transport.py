@@ -24,6 +24,7 @@ Read next: `protocol.codec`; `protocol.session_machine` for what drives a `Clien
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import math
 import os
@@ -268,8 +269,9 @@ class Server(_Socket):
         try:
             self._socket.send_multipart((peer, data), self._zmq.NOBLOCK)
         except self._zmq.ZMQError as error:
-            # That a peer is gone before it could be told goodbye is no news.
-            tell = log.debug if isinstance(message, Bye) else log.warning
+            # That a peer is gone before it could be answered is its own affair.
+            gone = isinstance(message, Bye) or error.errno == errno.EHOSTUNREACH
+            tell = log.debug if gone else log.warning
             tell("send_failed", peer=peer, message=tag_of(message), error=error.strerror)
             return False
         return True

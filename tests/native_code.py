@@ -50,7 +50,7 @@ def map_image(code: bytes, symbols: Mapping[str, int]) -> Image:
         file.write(code + bytes(-len(code) % 4096))
         file.flush()
         size = os.fstat(file.fileno()).st_size
-        return Image(native.map_code(file.name, size, shared=False), symbols)
+        return Image(native.map_code_copy(file.name, size, 0), symbols)
 
 
 def build(ir: str, passes: Sequence[str] = DEFAULT_PASSES, level: int = DEFAULT_LEVEL) -> Image:

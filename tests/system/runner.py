@@ -13,11 +13,13 @@ Read next: `programs` (small guests in assembly), `test_linux`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -301,7 +303,9 @@ class Translator:
 
 def socket_folder() -> str:
     """A new folder for a socket: short, and nobody else's."""
-    return tempfile.mkdtemp(prefix="coldboot-test-")
+    folder = tempfile.mkdtemp(prefix="coldboot-test-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 # --- what the kernel says of processes -----------------------------------------------------------

@@ -66,7 +66,7 @@ def hot_code(guest: Guest, view: View) -> None:
     view.check(
         f"code: {here.get('code')} in the machine, {there.get('code')} in the translator",
         f"RAM: {here.get('ram')} and {there.get('ram')}",
-        here == {"code": "r-x", "ram": "rw-", "ctrl": "rw-"}
+        here == {"code": "r-x", "engine": "r-x", "ram": "rw-", "ctrl": "rw-"}
         and there == {"code": "rw-", "ram": "r--", "ctrl": "r--"},
     )
 

@@ -50,7 +50,6 @@ log = get_logger("machine")
 RECORD_ARRAYS = 8192  # pages with records at once: 288 MiB when all are used
 SWITCH_INTERVAL = 0.0005  # seconds a device access may wait for another thread of this process
 IDLE_WAIT = 3600.0  # seconds; a sleeping hart is woken by what it waits for, not by this
-MOUNTED_LOSSES = "a translation was used after it was retired"
 
 
 class Machine:
@@ -373,10 +372,6 @@ class Machine:
             return
         for hart in self.harts:
             hart.load_map(self.control.pages_address, self.guest.segment.address)
-
-
-class EndedEarly(Exception):
-    """Internal: the machine ended while something waited for it."""
 
 
 def run(options: RunOptions) -> int:

@@ -26,12 +26,10 @@ from cpu_proc.segments import ControlSegment
 from protocol.layout import (
     LINE_SIZE,
     PAGE,
-    PAGE_SIZE,
     RECORD_ARRAY_HOST,
     RECORD_ARRAY_PAGE,
     RECORD_ARRAY_STRIDE,
     RECORD_SIZE,
-    SLOTS_PER_PAGE,
 )
 
 _WORDS = PAGE.size // 8
@@ -200,6 +198,3 @@ class Records:
         self.regions.clear()
         self.region_count = 0
         return count
-
-
-assert PAGE_SIZE == SLOTS_PER_PAGE * 2

@@ -37,7 +37,7 @@ from jit_proc.emit import is_literal, literal
 from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY, ValueEmitter, is_hot, lookup
 from jit_proc.job import Job, Translation, Untranslatable
 from protocol.fields import MAX_ENTRIES
-from protocol.layout import HART, LINE_SIZE, PAGE_SIZE, RECORD_ARRAY_STRIDE
+from protocol.layout import LINE_SIZE, PAGE_SIZE, RECORD_ARRAY_STRIDE
 from protocol.riscv import isa
 from protocol.riscv.isa import Decoded
 from protocol.riscv.language import FP_BUILTINS, Function
@@ -518,6 +518,3 @@ def translate(job: Job) -> Translation:
             "simplifycfg",
         ),
     )
-
-
-assert HART.offset("x") == 0

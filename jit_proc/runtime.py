@@ -25,7 +25,6 @@ from protocol.riscv.privileged import (
     NO_INTERRUPT,
     interrupt_waiting,
     pending_interrupt,
-    update_context,
 )
 from protocol.riscv.words import *
 
@@ -172,4 +171,3 @@ def _collect() -> dict[str, Function]:
 
 
 ROUTINES = _collect()
-assert update_context is not None

@@ -33,13 +33,6 @@ EXTENSION_MODULES = ("rv_i", "rv_m", "rv_a", "rv_f", "rv_d", "rv_zb", "zicsr", "
 
 REGISTER_BITS = {"rd": 5, "rs1": 5, "rs2": 5, "rs3": 5, "zimm": 5, "rm": 3, "aq": 1, "rl": 1}
 _SIGN_EXTENDED = ("imm", "nzimm")
-_IGNORED = (
-    "pred",
-    "succ",
-    "fm",
-    "aq",
-    "rl",
-)  # ordering hints: every access here is at least as strong
 # Where a field is kept in a record (`Decoded`).
 SLOT = {"rd": "rd", "rs1": "rs1", "zimm": "rs1", "rs2": "rs2", "rs3": "rs3", "rm": "rm"}
 

@@ -28,11 +28,15 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from cpu_proc.demo_guest import TICKS_PER_MICROSECOND, Guest, Unfinished
 from cpu_proc.demo_view import View
 from cpu_proc.option_values import writable
 from protocol.errors import USER_ERROR_EXIT, UserError
+
+if TYPE_CHECKING:
+    from cpu_proc.retirement import Event
 
 SETTLED = 0.6  # seconds without a new region after which translation has caught up
 MOMENT = 0.8  # seconds for what is only to be seen running
@@ -174,7 +178,7 @@ def resets(guest: Guest, view: View) -> None:
         guest.order("x")
         booted = partial(lambda n: len(guest.boots) > n, boots)
         guest.until(booted, "the boot after the reset")
-        event = next(e for e in reversed(retirement.history) if e.cause == "system_reset")
+        event = retired_since(guest, epoch, "the reset's retirement")
         number, answer = guest.boots[-1]
         guest.more_reports()
         regions, older = event.details["regions"], event.details.get("live_older", 0)
@@ -183,6 +187,7 @@ def resets(guest: Guest, view: View) -> None:
             f"epoch {epoch} to {event.epoch}, {count(regions, 'region')} gone in {event.ms:.1f} ms",
             answer == guest.symbols["ANSWER"]
             and number == boots + 1
+            and event.cause == "system_reset"
             and retirement.epoch == epoch + 1 == event.epoch
             and regions > 0
             and older == 0
@@ -207,9 +212,7 @@ def killed_translator(guest: Guest, view: View) -> None:
         view.mark(guest.now(), "K")
         killed = guest.now()
         os.kill(pid, signal.SIGKILL)
-        lost = partial(lambda e: retirement.epoch > e, epoch)
-        guest.until(lost, "the retirement after the translator's death")
-        event = next(e for e in reversed(retirement.history) if "pages" in e.details)
+        event = retired_since(guest, epoch, "the retirement after the translator's death")
         noticed = (guest.now() - killed) * 1e3
         view.fact(
             f"kill -9 {pid}",
@@ -236,6 +239,17 @@ def killed_translator(guest: Guest, view: View) -> None:
             and len(guest.boots) == boots
             and guest.stale == 0,
         )
+
+
+def retired_since(guest: Guest, epoch: int, what: str) -> Event:
+    """The last retirement of everything after `epoch`, as soon as the book has it: when done."""
+
+    def entered() -> list[Event]:
+        history = tuple(guest.machine.retirement.history)
+        return [e for e in history if "pages" in e.details and e.epoch > epoch]
+
+    guest.until(lambda: bool(entered()), what)
+    return entered()[-1]
 
 
 def the_end(guest: Guest, view: View) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cpu_proc import native
-from protocol import engine_image
+from protocol import engine_image, mutants
 from protocol.errors import UserError
 from protocol.layout import LAYOUT_HASH
 from protocol.riscv.identity import isa_hash
@@ -64,7 +64,7 @@ def load() -> Engine:
 
 def _build() -> str:
     """Have a translator build the engine; the path of its file."""
-    command = [sys.executable, "-m", "jit_proc", "--build-engine"]
+    command = [sys.executable, "-m", *mutants.translator_module(), "--build-engine"]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=BUILD_DEADLINE, check=False

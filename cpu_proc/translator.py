@@ -28,6 +28,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from cpu_proc import native
+from protocol import mutants
 from protocol.errors import UserError
 from protocol.generations import Now, Stamp, identity_of, stale_reason
 from protocol.layout import LAYOUT_HASH
@@ -432,8 +433,8 @@ class TranslatorLink:
 
     def _start_child(self) -> None:
         self._end_child(0)  # of a lost one nothing is expected any more
-        command = [sys.executable, "-m", "jit_proc", "--endpoint", self._endpoint]
-        command += ["--parent", str(os.getpid())]
+        command = [sys.executable, "-m", *mutants.translator_module(), "--parent", str(os.getpid())]
+        command += ["--endpoint", self._endpoint]
         if self._options.log_json:
             command.append("--log-json")
         if log.enabled("info"):

@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 from jit_proc.job import AnyJob, Crash, EngineJob, Frames, Outcome, Ready, Refusal, encode
 from jit_proc.process import child_environment
 from jit_proc.worker import DEFAULT_ENGINE, DEFAULT_LIFTER, DEFAULT_NICE
+from protocol import mutants
 from protocol.logs import get_logger
 
 START_LIMIT = 30.0  # seconds until a worker is ready
@@ -96,6 +97,8 @@ class Pool:
         self.died = 0
         self._command = [sys.executable, "-m", "jit_proc.worker", "--parent", str(os.getpid())]
         self._command += ["--lifter", lifter, "--engine", engine, "--nice", str(nice)]
+        if armed := mutants.all_armed():
+            self._command += ["--armed", ",".join(armed)]
         self._translate_limit = translate_limit
         self._clock = clock
         self._workers: list[_Worker] = []

@@ -45,6 +45,7 @@ from jit_proc.job import (
     encode,
 )
 from jit_proc.process import die_with_parent, give_up_writable_code
+from protocol import mutants
 
 DEFAULT_LIFTER = "jit_proc.lift:translate"
 DEFAULT_ENGINE = "jit_proc.engine:build"
@@ -133,7 +134,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--engine", default=DEFAULT_ENGINE, metavar="MODULE:FUNCTION")
     parser.add_argument("--nice", type=int, default=DEFAULT_NICE, metavar="N")
     parser.add_argument("--parent", type=int, default=os.getppid(), metavar="PID")
+    parser.add_argument("--armed", default="", metavar="NAME,...", help="see protocol/mutants.py")
     options = parser.parse_args(arguments)
+    mutants.arm(filter(None, options.armed.split(",")))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the broker to handle
     die_with_parent(options.parent, signal.SIGKILL)
     os.nice(options.nice)

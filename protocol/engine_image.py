@@ -36,6 +36,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from protocol import mutants
+
 FORMAT: Final = 1
 MAGIC: Final = b"CBENGINE"
 PAGE: Final = 4096
@@ -47,6 +49,7 @@ _BROKER: Final = frozenset(
     (
         "__init__",
         "__main__",
+        "armed",
         "code_space",
         "job",
         "machine_view",
@@ -82,6 +85,7 @@ def engine_key(isa_hash: str, layout_hash: str, options: str = "") -> str:
     """
     digest = hashlib.blake2b(digest_size=16, person=b"coldboot engine")
     parts = (str(FORMAT), isa_hash, layout_hash, options, host_cpu(), llvmlite_version())
+    parts += (mutants.engine_suffix(),)
     for part in (*parts, *_source_texts()):
         data = part.encode()
         digest.update(len(data).to_bytes(8, "little") + data)

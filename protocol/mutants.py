@@ -1,0 +1,113 @@
+"""The fault switches: forty-eight ways to run stale code, each put back on demand.
+
+The problem: a check that has never failed proves nothing. So for each class of stale-code mistake
+(`docs/stale-code.md`) the mistake itself stands in the code, at the one place where it would be
+made, behind `armed("M7")`; the stress tool switches it on and must see a guest go wrong.
+
+Invariants:
+- Nothing is armed but by `arm`, and only the stress tool calls it: for its own process, and by way
+  of `jit_proc.armed` for the translator it starts. No option of a command a user runs, no message
+  and no variable of the environment arms a switch.
+- A switch is armed before a machine or a translator is made, and stays so until the process ends.
+- Switches that change native code (`engine=True`) are part of the engine's key: an engine with a
+  mistake in it is never taken for a sound one.
+
+Read next: `cpu_proc/stress/`, `contract.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One class of mistake. `engine`: the switch changes the engine's code."""
+
+    name: str
+    mistake: str
+    engine: bool = False
+
+
+_ROWS = (
+    Mutant("M1", "a device's write to memory retires nothing"),
+    Mutant("M2", "images copied at reset retire nothing"),
+    Mutant("M3", "DMA retires nothing"),
+    Mutant("M4", "a restored snapshot retires nothing"),
+    Mutant("M5", "a debugger's or the host's write retires nothing"),
+    Mutant("M6", "one form of store is not tracked", engine=True),
+    Mutant("M7", "records belong to an address, not to the page behind it"),
+    Mutant("M8", "the page walk's A/D update is not tracked", engine=True),
+    Mutant("M9", "a remap leaves lookups as they are"),
+    Mutant("M10", "a permission change leaves lookups as they are"),
+    Mutant("M11", "of code that ends in another page only the first page is tracked"),
+    Mutant("M12", "of a write over several pages only the first page is retired"),
+    Mutant("M13", "a virtual page number is taken for a physical one"),
+    Mutant("M14", "a table's index drops address bits"),
+    Mutant("M15", "a jump cache keeps pointers to code"),
+    Mutant("M16", "a chained jump keeps a pointer to code"),
+    Mutant("M17", "a link is made again while it is being broken"),
+    Mutant("M18", "a return stack keeps pointers to code"),
+    Mutant("M19", "one tier is forgotten"),
+    Mutant("M20", "a refusal to translate is remembered for ever"),
+    Mutant("M21", "the translator keeps its copy of a page's bytes"),
+    Mutant("M22", "a descriptor survives the recycling of its code space"),
+    Mutant("M23", "a piece of CPU state is baked into code without a guard"),
+    Mutant("M24", "derived state is not computed anew"),
+    Mutant("M25", "equal hashes are taken for equal bytes"),
+    Mutant("M26", "the identity of code is its place"),
+    Mutant("M27", "bytes are read before their lines are tracked"),
+    Mutant("M28", "retirement reaches one hart only"),
+    Mutant("M29", "a hart in a loop is never called"),
+    Mutant("M30", "tracking ends before retirement is complete"),
+    Mutant("M31", "an answer is published though a counter moved"),
+    Mutant("M32", "of two retirements at once one is lost"),
+    Mutant("M33", "code space is used again while a hart is inside"),
+    Mutant("M34", "a stopped hart misses what was retired meanwhile"),
+    Mutant("M35", "a counter wraps without a retirement of everything"),
+    Mutant("M36", "fence.i does not end a block"),
+    Mutant("M37", "reset leaves translated code as it is"),
+    Mutant("M38", "the instruction behind a store is not looked at again"),
+    Mutant("M39", "an access that aborted a region is carried out twice"),
+    Mutant("M40", "a link is patched in two stores"),
+    Mutant("M41", "an answer of an older incarnation is accepted"),
+    Mutant("M42", "a retirement is not waited for"),
+    Mutant("M43", "a content cache leaves something out of its key"),
+    Mutant("M44", "code is visible before it is complete"),
+    Mutant("M45", "a persistent cache leaves something out of its key"),
+    Mutant("M46", "a backend swap leaves the old backend's code"),
+    Mutant("M47", "a request's generation is read when it is served"),
+    Mutant("M48", "an event is dropped where a list is full"),
+)
+MUTANTS = {row.name: row for row in _ROWS}
+
+_armed: frozenset[str] = frozenset()
+
+
+def arm(names: Iterable[str]) -> None:
+    """Switch these on, for the life of this process. Raises KeyError for an unknown name."""
+    global _armed
+    wanted = frozenset(names)
+    for name in wanted:
+        MUTANTS[name]
+    _armed = wanted
+
+
+def armed(name: str) -> bool:
+    """Whether a mistake is switched on. Raises KeyError for an unknown name."""
+    return bool(_armed) and MUTANTS[name].name in _armed
+
+
+def all_armed() -> tuple[str, ...]:
+    """The names of all that are switched on, for processes that this one starts."""
+    return tuple(sorted(_armed))
+
+
+def translator_module() -> list[str]:
+    """The module, and its first arguments, that a translator is started with."""
+    return ["jit_proc.armed", ",".join(all_armed())] if _armed else ["jit_proc"]
+
+
+def engine_suffix() -> str:
+    """What the engine's key holds besides its inputs; empty unless native code is changed."""
+    return "".join(f"+{name}" for name in all_armed() if MUTANTS[name].engine)

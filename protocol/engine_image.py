@@ -84,9 +84,8 @@ def engine_key(isa_hash: str, layout_hash: str, options: str = "") -> str:
     `isa_hash` and `layout_hash` as in the handshake; `options`: whatever else the build was told.
     """
     digest = hashlib.blake2b(digest_size=16, person=b"coldboot engine")
-    parts = (str(FORMAT), isa_hash, layout_hash, options, host_cpu(), llvmlite_version())
-    parts += (mutants.engine_suffix(),)
-    for part in (*parts, *_source_texts()):
+    inputs = (isa_hash, layout_hash, options, host_cpu(), llvmlite_version())
+    for part in (str(FORMAT), *inputs, mutants.engine_suffix(), *_source_texts()):
         data = part.encode()
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()

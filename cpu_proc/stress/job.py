@@ -1,0 +1,101 @@
+"""A trial in a process of its own: `python -m cpu_proc.stress.job` reads a description, writes what
+came of it.
+
+The problem: with a mistake switched on, a machine may crash, hang or write where it should not, and
+the campaign must go on and say so. So each trial is a process: description in on standard input
+(JSON), one line of JSON out. `run_job` is the pure function that schedulers call.
+
+Invariant: what a job does follows from its description alone. Fault switches are armed here, before
+anything of the machine is imported, and nowhere else.
+
+Read next: `trial.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+Job = dict[str, Any]
+"""`scenario`, `mode`, `harts`; optional `mutants` (a list), `seed`, `rounds`, `patience`,
+`folder`."""
+Result = dict[str, Any]
+GRACE = 30.0  # seconds beyond a trial's patience until its process is killed
+
+
+def run_job(job: Job) -> Result:
+    """Do a job in a process of its own. A crash or a hang is a result, not an error."""
+    patience = float(job.get("patience", 60.0))
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cpu_proc.stress.job"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": _path()},
+    )
+    try:
+        out, errors = process.communicate(json.dumps(job), timeout=patience + GRACE)
+    except subprocess.TimeoutExpired:
+        out, errors = "", "its process hung"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    lines = out.strip().splitlines()
+    if process.returncode == 0 and lines:
+        result: Result = json.loads(lines[-1])
+    else:
+        last = errors.strip().splitlines()[-1:] or [""]
+        text = f"status {process.returncode}: {last[0]}"
+        kind = "hung" if errors == "its process hung" else "crashed"
+        result = {"kind": kind, "verdict": text, "values": [], "stderr": errors[-4000:]}
+    return {"job": job, "wall": time.monotonic() - began, **result}
+
+
+def _path() -> str:
+    root = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def perform(job: Job) -> Result:
+    """Do a job in this process."""
+    from protocol import mutants
+
+    mutants.arm(job.get("mutants", ()))
+    from cpu_proc.stress import scenario, trial
+
+    outcome = trial.run(
+        scenario.load_all()[job["scenario"]],
+        job["mode"],
+        int(job.get("harts", 1)),
+        folder=Path(job["folder"]) if "folder" in job else None,
+        rounds=job.get("rounds"),
+        patience=float(job.get("patience", 60.0)),
+    )
+    return {**asdict(outcome), "events": outcome.events}
+
+
+def main() -> int:
+    """Entry point of the process."""
+    from cpu_proc.machine import SWITCH_INTERVAL
+
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    result = perform(json.loads(sys.stdin.read()))
+    print(json.dumps(result), flush=True)
+    sys.stderr.flush()
+    os._exit(0)  # a hart's thread that hangs must not keep the process
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,304 @@
+"""One trial: a scenario's program on a real machine, with its wishes to the outside world granted.
+
+The problem: some events come from outside the guest (a snapshot is restored, the host writes
+memory, the translator is killed), and must come at the moment the guest is ready for them. So the
+guest asks: it prints a line `!verb arguments` on its serial line and waits for one byte of answer.
+The same line works on any emulator that somebody adapts (`VERBS` is the contract).
+
+Lines of the guest: `=N` reports a value, `!...` asks, `trap CAUSE EPC` is an accident.
+
+Invariants:
+- The machine is the one users run: `cpu_proc.machine.Machine` with the options of a command line
+  and the translator as its child process.
+- Every wait has a deadline; a guest that is not done by then is `late`, which no verdict counts as
+  a finding by values.
+- A verb is carried out between two instructions of the guest (it spins in `ask`), by this thread.
+
+Read next: `job.py` (a process for it), `scenario.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cpu_proc.stress.scenario import MODES, RAM_BASE, Mode, Scenario
+
+if TYPE_CHECKING:
+    from cpu_proc.machine import Machine
+    from cpu_proc.options import RunOptions
+    from protocol.riscv.assembler import Program
+
+PATIENCE = 60.0  # seconds for a whole trial
+FLASH_SIZE = 32 << 20
+DONE = b"k"
+FAILED = b"e"
+
+
+@dataclass
+class Outcome:
+    """What came of a trial. `verdict`: empty if the guest saw what it must (`Scenario.judge`)."""
+
+    values: list[int] = field(default_factory=list)
+    verdict: str = ""
+    kind: str = "passed"
+    """`passed`; `stale`: a wrong value; `trap`: an unexpected exception; `late`; `ended`: too
+    early, with too few reports; `idle`: no region was published where one should."""
+    said: str = ""
+    seconds: float = 0.0
+    retired: dict[str, int] = field(default_factory=dict)
+    """Retirements by cause, of the machine's book."""
+    stores: int = 0
+    """Stores to tracked lines, which retire records in native code."""
+    published: int = 0
+    epoch: int = 0
+
+    @property
+    def events(self) -> int:
+        """Retirement events of all kinds."""
+        return sum(self.retired.values()) + self.stores
+
+
+def run(
+    scenario: Scenario,
+    mode: Mode | str,
+    harts: int = 1,
+    *,
+    folder: Path | None = None,
+    rounds: int | None = None,
+    patience: float = PATIENCE,
+) -> Outcome:
+    """Run a scenario's program to its end and judge what it printed."""
+    mode = MODES[mode] if isinstance(mode, str) else mode
+    with tempfile.TemporaryDirectory(prefix="coldboot-trial-") as temporary:
+        place = folder or Path(temporary)
+        place.mkdir(parents=True, exist_ok=True)
+        trial = Trial(scenario, mode, max(harts, scenario.harts), place, rounds)
+        try:
+            trial.go(patience)
+        finally:
+            trial.close()
+    return trial.judge()
+
+
+class Trial:
+    """A machine with a scenario's program, and the outside world that the program asks for."""
+
+    def __init__(
+        self, scenario: Scenario, mode: Mode, harts: int, folder: Path, rounds: int | None = None
+    ) -> None:
+        from cpu_proc.machine import Machine
+
+        self.scenario, self.mode, self.folder, self._rounds = scenario, mode, folder, rounds
+        self.program: Program = scenario.assemble(mode, rounds)
+        self.outcome = Outcome()
+        self._rest = b""
+        self._said: list[str] = []
+        self._serial, out = os.pipe()
+        os.set_blocking(self._serial, False)
+        try:
+            self.machine: Machine = Machine(self._options(harts, out))
+        finally:
+            os.close(out)
+        self.verbs: dict[str, Callable[..., bytes | None]] = {
+            name.removeprefix("do_").replace("_", "-"): getattr(self, name)
+            for name in dir(self)
+            if name.startswith("do_")
+        }
+
+    def _options(self, harts: int, out: int) -> RunOptions:
+        from cpu_proc.options import Drive, RunOptions, Serial, VirtioDevice
+
+        image = self.folder / "program.bin"
+        image.write_bytes(self.program.data)
+        wanted = self.scenario.options
+        options = RunOptions(
+            bios=str(image),
+            ram_size=(6 << 30) if "bigram" in wanted else (64 << 20),
+            harts=harts,
+            serial=Serial("file", f"/proc/self/fd/{out}"),
+            translator=self.mode.translator,
+            threshold=self.mode.threshold,
+            svadu="svade" not in wanted,
+        )
+        if "pflash" in wanted:
+            drives = []
+            for bank in range(2):
+                path = self.folder / f"flash{bank}"
+                if not path.exists():
+                    with path.open("wb") as file:
+                        file.truncate(FLASH_SIZE)
+                drives.append(Drive(str(path)))
+            options = replace(options, pflash=tuple(drives))
+        if "disk" in wanted:
+            path = self.folder / "disk"
+            path.write_bytes(self._disk())
+            drive = VirtioDevice("blk", Drive(str(path)))
+            options = replace(options, virtio=(drive,))
+        return options
+
+    def _disk(self) -> bytes:
+        label = self.scenario.disk
+        if not label:
+            return bytes(1 << 20)
+        symbols = self.program.symbols
+        start, end = (symbols[name] - RAM_BASE for name in (label, f"{label}_end"))
+        data = self.program.data[start:end]
+        return data + bytes(-len(data) % 512)
+
+    # --- its life ----------------------------------------------------------------------------
+
+    def go(self, patience: float) -> None:
+        """Power on and serve the guest until it ends or `patience` seconds are over."""
+        began = time.monotonic()
+        ended = threading.Event()
+
+        def watch() -> None:
+            self._code = self.machine.wait()
+            ended.set()
+
+        self._code = -1
+        self.machine.power_on()
+        threading.Thread(target=watch, daemon=True).start()
+        deadline = began + patience
+        while True:
+            over = ended.is_set()  # before the last look at what it said
+            self._listen(0.0 if over else 0.05)
+            if over and not self._more():
+                break
+            if time.monotonic() > deadline:
+                self.outcome.kind = "late"
+                self.outcome.verdict = f"not done after {patience:.0f} s"
+                break
+        self.outcome.seconds = time.monotonic() - began
+
+    def close(self) -> None:
+        """End the machine; read its book first."""
+        machine, outcome = self.machine, self.outcome
+        outcome.retired = dict(machine.retirement.counts)
+        outcome.epoch = machine.retirement.epoch
+        outcome.stores = sum(int(hart.state.stat_stores) for hart in machine.harts)
+        if machine.translator is not None:
+            outcome.published = machine.translator.counts["published"]
+        outcome.said = "\n".join(self._said)
+        machine.close()
+        os.close(self._serial)
+
+    def judge(self) -> Outcome:
+        """The outcome with its verdict."""
+        outcome = self.outcome
+        trap = next((line for line in self._said if line.startswith("trap ")), "")
+        verdict = self.scenario.judge(self.mode, outcome.values, self._rounds)
+        expected = self.scenario.expected(self.mode, self._rounds)
+        wrong = any(
+            allowed is not None and value not in allowed
+            for value, allowed in zip(outcome.values, expected, strict=False)
+        )
+        if wrong or len(outcome.values) > len(expected):
+            outcome.kind, outcome.verdict = "stale", verdict
+        elif outcome.kind == "late":
+            outcome.verdict += f"; {verdict}" if verdict else ""
+        elif trap:
+            outcome.kind, outcome.verdict = "trap", trap
+        elif verdict:
+            outcome.kind, outcome.verdict = "ended", verdict
+        elif self._should_publish() and outcome.published == 0:
+            outcome.kind, outcome.verdict = "idle", "no region was published"
+        return outcome
+
+    def _should_publish(self) -> bool:
+        return self.mode.name == "regions" and not self.scenario.without_regions
+
+    def _more(self) -> bool:
+        return bool(select.select([self._serial], [], [], 0)[0]) and self._peek()
+
+    def _peek(self) -> bool:
+        """Whether there is more than the end of the stream."""
+        before = len(self._said), self._rest
+        self._listen(0.0)
+        return before != (len(self._said), self._rest)
+
+    def _listen(self, seconds: float) -> None:
+        if not select.select([self._serial], [], [], seconds)[0]:
+            return
+        try:
+            data = os.read(self._serial, 1 << 16)
+        except BlockingIOError:
+            return
+        if not data:
+            time.sleep(min(seconds, 0.01))
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._hear(line.decode("ascii", "replace").strip("\r"))
+
+    def _hear(self, line: str) -> None:
+        self._said.append(line)
+        if line.startswith("="):
+            self.outcome.values.append(int(line[1:]))
+        elif line.startswith("!"):
+            verb, *words = line[1:].split()
+            answer = self.verbs[verb](*words)
+            if answer is not None:
+                self.machine.receive(answer)
+
+    # --- verbs: what a guest may ask for -----------------------------------------------------
+
+    def number(self, word: str) -> int:
+        """A number, or the value of a symbol of the program (`name+4` too)."""
+        name, _, more = word.partition("+")
+        value = self.program.symbols.get(name)
+        return (int(name, 0) if value is None else value) + int(more or "0", 0)
+
+    def do_write(self, address: str, data: str) -> bytes:
+        """`write ADDRESS HEX`: the host stores bytes, as a debugger does."""
+        with self.machine.lock:
+            self.machine.memory.write_rom(self.number(address), bytes.fromhex(data))
+        return DONE
+
+    def do_kill(self) -> bytes:
+        """`kill`: SIGKILL to the translator; answered when the machine knows."""
+        import signal
+
+        link = self.machine.translator
+        if link is None or link.child_pid is None:
+            return DONE  # nothing to kill: the program goes on
+        epoch = self.machine.retirement.epoch
+        os.kill(link.child_pid, signal.SIGKILL)
+        return DONE if self.until(lambda: self.machine.retirement.epoch > epoch) else FAILED
+
+    def do_retire(self) -> bytes:
+        """`retire`: everything is retired, at the next safe point."""
+        done = threading.Event()
+
+        def work() -> None:
+            self.machine.retirement.everything("forced")
+            done.set()
+
+        self.machine.safe_point.post(work)
+        return DONE if done.wait(PATIENCE) else FAILED
+
+    def do_regions(self, count: str) -> bytes:
+        """`regions N`: wait until N more regions were published, or 5 s (in tier 0: not at all)."""
+        link = self.machine.translator
+        if link is not None:
+            wanted = link.counts["published"] + int(count)
+            self.until(lambda: link.counts["published"] >= wanted, 5.0)
+        return DONE
+
+    @staticmethod
+    def until(event: Callable[[], bool], seconds: float = 20.0) -> bool:
+        """Wait for something; whether it came."""
+        deadline = time.monotonic() + seconds
+        while not event():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.002)
+        return True

@@ -137,7 +137,8 @@ class Hello(Message):
     host: the machine's host architecture, as uname(2) names it.
     host_features: features of the machine's host CPU, in the compiler's spelling, sorted; code is
         made for these.
-    backend: the backend wanted; empty for the translator's default.
+    backend: the backend wanted, with its options (`NAME,OPTION=VALUE,...`); empty for the
+        translator's default.
     pid: process id of the machine.
     """
 
@@ -207,7 +208,7 @@ class Attached(Message):
 
     epoch: repeated from ATTACH.
     code: the code segment of this epoch.
-    backend: name of the backend in force.
+    backend: the backend in force, with its options.
     pid: process id of the translator, the segment's owner.
     """
 
@@ -404,7 +405,7 @@ class Retired(Message):
     live_older: translations, queue entries, snapshots and negative results of older epochs still
         held: must be 0.
     code: the code segment of the new epoch.
-    backend: name of the backend in force from now on.
+    backend: the backend in force from now on, with its options.
     pid: process id of the translator, the segment's owner.
     """
 
@@ -425,10 +426,10 @@ class Retired(Message):
 @_message("SWAP", "machine")
 @dataclass(frozen=True, slots=True)
 class Swap(Message):
-    """Make another backend ready. It comes into force with the next epoch, so no region of the old
-    one survives it.
+    """Make another backend, or other options, ready. It comes into force with the next epoch, so no
+    region of the old one survives it.
 
-    backend: one of WELCOME's names.
+    backend: one of WELCOME's names, with options (`NAME,OPTION=VALUE,...`).
     """
 
     backend: Name
@@ -438,7 +439,7 @@ class Swap(Message):
 @dataclass(frozen=True, slots=True)
 class Swapped(Message):
     """The backend is ready; the machine bumps the epoch (cause backend_swap). A failure is ERROR
-    unknown_backend.
+    unknown_backend, and the old backend stays.
 
     backend: repeated from SWAP.
     """

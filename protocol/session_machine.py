@@ -21,6 +21,8 @@ Invariants:
   translator is declared dead: no hart runs.
 - Each ATTACH is made under an epoch no other ATTACH of this machine was made under.
 - Request ids only grow, over all sessions of the machine.
+- A backend swap is an epoch of its own: SWAPPED says that the backend is ready, the machine retires
+  everything, and RETIRED says that it is in force. A refusal leaves the old one, and no epoch.
 
 Read next: `protocol.session_translator`; `protocol/SPEC.md`, sections on sessions and retirement.
 """
@@ -31,6 +33,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from protocol.backends import name_of
 from protocol.codec import CodecError
 from protocol.generations import MASK, Epoch, Stamp
 from protocol.messages import (
@@ -89,7 +92,14 @@ State = Literal[
 
 _CONNECTED = ("greeting", "attaching", "attached", "retiring")
 _WELCOMED = ("attaching", "attached", "retiring")
-_MISMATCHES = ("version_mismatch", "layout_mismatch", "isa_mismatch", "unsupported_host")
+_FINAL = (
+    "version_mismatch",
+    "layout_mismatch",
+    "isa_mismatch",
+    "unsupported_host",
+    "unknown_backend",
+)
+"""Errors after which asking again would have the same answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +167,7 @@ class MachineSession:
         self._spent_epoch: Epoch | None = None  # ATTACH was sent under it
         self._engine: str | None = None
         self._swap: str | None = None
+        self._wanted = offer.backend
         self._full = False
 
     # --- what the machine asks -------------------------------------------------------------------
@@ -196,7 +207,7 @@ class MachineSession:
             offer.isa_hash,
             offer.host,
             offer.host_features,
-            offer.backend,
+            self._wanted,
             offer.pid,
         )
         return [Send(hello), SetTimer("handshake", self._deadlines.handshake)]
@@ -276,12 +287,14 @@ class MachineSession:
         return actions
 
     def swap(self, backend: str) -> list[MachineAction]:
-        """Want another backend, one of `backends`."""
+        """Want another backend, one of `backends`, with its options; one swap at a time."""
         if self.state not in _WELCOMED:
             return [SwapFailed(backend, "no translator is attached")]
-        if backend not in self.backends:
-            known = ", ".join(self.backends)
-            return [SwapFailed(backend, f"backend {backend} is unknown: use one of {known}")]
+        if self._swap is not None:
+            return [SwapFailed(backend, f"the swap to {self._swap} is still under way")]
+        if name_of(backend) not in self.backends:
+            text = f"backend {name_of(backend)} is unknown: use one of {', '.join(self.backends)}"
+            return [SwapFailed(backend, text)]
         self._swap = backend
         return [Send(Swap(self.session, backend)), SetTimer("swap", self._deadlines.swap)]
 
@@ -459,10 +472,11 @@ class MachineSession:
         if message.backend != self._swap:
             return [_dropped(message, "not_outstanding")]
         self._swap = None
+        self._wanted = message.backend  # also of the next translator, should this one die
         return [SwapReady(message.backend), *_cancel("swap")]
 
     def _on_error(self, message: Error) -> list[MachineAction]:
-        if self.state == "greeting" and message.name in _MISMATCHES:
+        if self.state == "greeting" and message.name in _FINAL:
             return self._incompatible(f"translator: {message.text}")
         if message.name == "engine_failed" and self._engine is not None:
             key, self._engine = self._engine, None

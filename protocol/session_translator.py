@@ -24,9 +24,11 @@ Read next: `protocol.session` (the actions), `protocol.session_machine`, `protoc
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from protocol.backends import name_of
 from protocol.generations import Epoch, is_older
 from protocol.messages import (
     Attach,
@@ -85,7 +87,8 @@ class Service:
 
     `hosts`: architectures it makes code for. `known_features`: host features it can use; None for
     whatever the machine names. `backends`: the default first. `silence`: seconds without a message
-    after which a session ends, in steps of `sweep` seconds.
+    after which a session ends, in steps of `sweep` seconds. `complaint`: what is wrong with the
+    options of a known backend, as it is spelt; empty if nothing is.
     """
 
     incarnation: int
@@ -99,6 +102,7 @@ class Service:
     max_queue: int = 1024
     silence: float = 60.0
     sweep: float = 10.0
+    complaint: Callable[[str], str] = field(default=lambda _: "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,22 +418,23 @@ class TranslatorSessions:
         if message.host not in service.hosts:
             hosts = ", ".join(service.hosts)
             return "unsupported_host", f"no code for host {message.host}, only for {hosts}"
-        if message.backend and message.backend not in service.backends:
-            names = ", ".join(service.backends)
-            return "unknown_backend", f"backend {message.backend} is unknown: use one of {names}"
+        complaint = self._complaint(message.backend or service.backends[0])
+        if complaint:
+            return "unknown_backend", complaint
         if len(self._sessions) >= service.max_sessions:
             return "too_many_sessions", f"{service.max_sessions} machines are served already"
         return None
 
     def _welcome(self, one: _Session) -> Welcome:
         service = self._service
-        rest = (name for name in service.backends if name != one.backend)
+        own = name_of(one.backend)
+        rest = (name for name in service.backends if name != own)
         return Welcome(
             one.hello.session,
             service.layout_hash,
             service.isa_hash,
             one.features,
-            (one.backend, *rest),
+            (own, *rest),
             service.incarnation,
             service.pid,
         )
@@ -499,10 +504,17 @@ class TranslatorSessions:
         return [*actions, ForgetOlder(message.session, message.epoch, message.cause)]
 
     def _on_swap(self, one: _Session, message: Swap) -> list[TranslatorAction]:
-        if message.backend not in self._service.backends:
-            names = ", ".join(self._service.backends)
-            return self.backend_failed(message.session, message.backend, f"use one of {names}")
+        complaint = self._complaint(message.backend)
+        if complaint:
+            return [Reply(one.peer, Error(message.session, "unknown_backend", 0, complaint))]
         return [PrepareBackend(message.session, message.backend)]
+
+    def _complaint(self, backend: str) -> str:
+        """Why a backend, as it is spelt, cannot be had; empty if it can."""
+        if name_of(backend) not in self._service.backends:
+            names = ", ".join(self._service.backends)
+            return f"backend {name_of(backend)} is unknown: use one of {names}"
+        return self._service.complaint(backend)[:1000]
 
     # --- inner life ------------------------------------------------------------------------------
 

@@ -439,6 +439,47 @@ def test_a_backend_that_cannot_be_had_is_told():
         assert of(SwapFailed, event())
 
 
+def test_one_swap_at_a_time():
+    machine = attached()
+    machine.swap("reference")
+    (failed,) = machine.swap("llvm,level=1")
+    assert isinstance(failed, SwapFailed)
+    assert "reference is still under way" in failed.text
+    assert of(SwapReady, machine.receive(Swapped(1, "reference")))
+    assert sent(machine.swap("llvm,level=1")) == [Swap(1, "llvm,level=1")]
+    stray = machine.receive(Swapped(1, "llvm"))
+    assert stray == [Dropped("SWAPPED", 0, "not_outstanding")]
+
+
+def test_the_next_translator_is_asked_for_the_backend_that_was_swapped_to():
+    machine = attached()
+    machine.swap("reference")
+    machine.receive(Swapped(1, "reference"))
+    machine.disconnected()
+    machine.retire(6, "backend_swap")
+    (hello,) = sent(machine.connect(2))
+    assert isinstance(hello, Hello)
+    assert hello.backend == "reference"
+
+
+def test_a_swap_that_was_refused_leaves_the_next_hello_as_it_was():
+    machine = attached()
+    machine.swap("reference")
+    machine.receive(Error(1, "unknown_backend", 0, "gone"))
+    machine.disconnected()
+    machine.retire(6, "translator_restart")
+    (hello,) = sent(machine.connect(2))
+    assert isinstance(hello, Hello)
+    assert hello.backend == ""
+
+
+def test_a_backend_nobody_has_is_told_to_the_user():
+    machine = greeting()
+    actions = machine.receive(Error(1, "unknown_backend", 0, "use one of llvm"))
+    assert of(Incompatible, actions) == [Incompatible("translator: use one of llvm")]
+    assert machine.state == "incompatible"
+
+
 def test_counts_are_asked_for_and_arrive():
     machine = attached()
     assert machine.ask_stats() == [Send(Stats(1))]

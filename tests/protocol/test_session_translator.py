@@ -381,6 +381,23 @@ def test_an_unknown_backend_is_refused():
     assert error(sessions.backend_failed(1, "reference", "no")).text == "backend reference: no"
 
 
+def test_options_of_a_backend_are_judged_by_the_service():
+    def complaint(backend: str) -> str:
+        return "level 9 is no level" if "level=9" in backend else ""
+
+    sessions = TranslatorSessions(dataclasses.replace(SERVICE, complaint=complaint))
+    hello = dataclasses.replace(HELLO, backend="llvm,level=9")
+    refused = error(sessions.receive(A, hello))
+    assert (refused.name, refused.text) == ("unknown_backend", "level 9 is no level")
+    (reply,) = sessions.receive(A, dataclasses.replace(HELLO, backend="llvm,level=1"))
+    assert isinstance(reply, Reply)
+    assert isinstance(reply.message, Welcome)
+    assert reply.message.backends == ("llvm", "reference")
+    asked = sessions.receive(A, Swap(1, "llvm,level=2"))
+    assert asked == [PrepareBackend(1, "llvm,level=2")]
+    assert error(sessions.receive(A, Swap(1, "llvm,level=9"))).text == "level 9 is no level"
+
+
 def test_a_silent_machine_is_forgotten_a_pinging_one_is_not():
     sessions = start()
     attached(sessions, 2, B)

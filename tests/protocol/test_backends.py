@@ -1,0 +1,39 @@
+"""The word that names a backend with its options."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.backends import name_of, parse, spell
+
+
+def test_a_word_is_a_name_and_options():
+    assert parse("llvm") == ("llvm", {})
+    assert parse("llvm,level=1,passes=sroa+licm") == (
+        "llvm",
+        {"level": "1", "passes": "sroa+licm"},
+    )
+    assert name_of("llvm,level=1") == name_of("llvm") == "llvm"
+
+
+def test_the_canonical_spelling_has_its_options_in_order():
+    assert spell(*parse("llvm,passes=sroa,level=1")) == "llvm,level=1,passes=sroa"
+    assert spell("none", {}) == "none"
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("", "NAME"),
+        ("Not a name", "NAME"),
+        ("llvm,", "OPTION=VALUE"),
+        ("llvm,level", "OPTION=VALUE"),
+        ("llvm,level=", "OPTION=VALUE"),
+        ("llvm,level=a b", "OPTION=VALUE"),
+        ("llvm,level=1,level=2", "twice"),
+        ("llvm,x=" + "a" * 200, "NAME"),
+    ],
+)
+def test_a_word_that_is_none_is_refused_with_a_line(word: str, says: str):
+    with pytest.raises(ValueError, match=says):
+        parse(word)

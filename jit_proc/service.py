@@ -49,7 +49,6 @@ from protocol.messages import (
     Span,
     Timings,
     Translate,
-    Translated,
 )
 from protocol.riscv.isa import isa_hash
 from protocol.session import (
@@ -67,6 +66,7 @@ from protocol.session import (
     SetTimer,
     TranslatorAction,
 )
+from protocol.session_book import answer
 from protocol.session_translator import Region, TranslatorSessions
 from protocol.session_translator import Service as Description
 from protocol.transport import MAX_WAIT, Server, Timers, default_endpoint
@@ -474,22 +474,4 @@ def _describe(running: _Running, outcome: work.Region, offset: int) -> Region:
 
 def _check(asked: Translate, region: Region) -> None:
     """Raise CodecError if the answer would break the protocol: before its code is placed."""
-    encode(
-        Translated(
-            session=asked.session,
-            id=asked.id,
-            epoch=asked.epoch,
-            map_generation=asked.map_generation,
-            page=asked.page,
-            page_generation=asked.page_generation,
-            state_word=asked.state_word,
-            identity=region.identity,
-            code_offset=region.code_offset,
-            code_size=region.code_size,
-            entries=region.entries,
-            lines=region.lines,
-            spans=region.spans,
-            instructions=region.instructions,
-            timings=region.timings,
-        )
-    )
+    encode(answer(asked, region))

@@ -30,7 +30,6 @@ Read next: `protocol.session_translator`; `protocol/SPEC.md`, sections on sessio
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 from protocol.backends import name_of
@@ -85,6 +84,8 @@ from protocol.session import (
     TranslatorDead,
 )
 from protocol.session_requests import Requests
+from protocol.session_terms import Deadlines as Deadlines
+from protocol.session_terms import Offer as Offer
 
 State = Literal[
     "idle", "greeting", "attaching", "attached", "retiring", "dead", "incompatible", "closed"
@@ -100,45 +101,6 @@ _FINAL = (
     "unknown_backend",
 )
 """Errors after which asking again would have the same answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What the machine tells of itself: fields of HELLO and ATTACH."""
-
-    layout_hash: str
-    isa_hash: str
-    host: str
-    host_features: tuple[str, ...]
-    pid: int
-    ram: Segment
-    ram_base: int
-    ctrl: Segment
-    backend: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """How long the machine waits, in seconds, and in heartbeats where it says so."""
-
-    handshake: float = 20.0
-    """From HELLO to ATTACHED; a translator that is just starting is within it."""
-    retire: float = 2.0
-    """From RETIRE to RETIRED: all harts stand still meanwhile."""
-    engine: float = 120.0
-    """From asking for the engine to having it."""
-    swap: float = 60.0
-    """From SWAP to SWAPPED."""
-    heartbeat: float = 1.0
-    """Between two PINGs."""
-    missed: int = 5
-    """Heartbeats without any message, after which the translator is dead."""
-    request: int = 30
-    """Heartbeats after which a request is given up."""
-    reconnect: float = 0.1
-    """Before the first new attempt; doubled for each further one."""
-    reconnect_max: float = 5.0
-    """The longest pause between attempts."""
 
 
 class MachineSession:

@@ -24,42 +24,31 @@ Read next: `protocol.session` (the actions), `protocol.session_machine`, `protoc
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
-from protocol.backends import name_of
 from protocol.generations import Epoch, is_older
 from protocol.messages import (
     Attach,
     Attached,
     Bye,
     Cancel,
-    Counter,
     Engine,
     EngineReady,
-    Entry,
     Error,
     ErrorName,
     Hello,
     Message,
     Ping,
     Pong,
-    Rejected,
     RejectReason,
     Retire,
-    RetireCause,
     Retired,
     Segment,
-    Span,
     Stats,
     StatsReply,
     Swap,
     Swapped,
-    Timings,
     Translate,
-    Translated,
-    Welcome,
     tag_of,
 )
 from protocol.session import (
@@ -76,68 +65,20 @@ from protocol.session import (
     SetTimer,
     TranslatorAction,
 )
-from protocol.session_requests import Jobs
+from protocol.session_book import (
+    Session,
+    answer,
+    complaint_about,
+    count,
+    counters,
+    refusal,
+    reject,
+    welcome,
+)
+from protocol.session_terms import Region as Region
+from protocol.session_terms import Service as Service
 
 MAX_ATTEMPTS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What the translator tells of itself, and its limits.
-
-    `hosts`: architectures it makes code for. `known_features`: host features it can use; None for
-    whatever the machine names. `backends`: the default first. `silence`: seconds without a message
-    after which a session ends, in steps of `sweep` seconds. `complaint`: what is wrong with the
-    options of a known backend, as it is spelt; empty if nothing is.
-    """
-
-    incarnation: int
-    pid: int
-    layout_hash: str
-    isa_hash: str
-    hosts: tuple[str, ...]
-    backends: tuple[str, ...]
-    known_features: frozenset[str] | None = None
-    max_sessions: int = 64
-    max_queue: int = 1024
-    silence: float = 60.0
-    sweep: float = 10.0
-    complaint: Callable[[str], str] = field(default=lambda _: "")
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A finished translation, standing complete in the code segment: fields of TRANSLATED."""
-
-    identity: bytes
-    code_offset: int
-    code_size: int
-    entries: tuple[Entry, ...]
-    lines: int
-    spans: tuple[Span, ...]
-    instructions: int
-    timings: Timings
-
-
-@dataclass(slots=True)
-class _Session:
-    peer: bytes
-    hello: Hello
-    features: tuple[str, ...]
-    backend: str
-    state: Literal["welcomed", "mapping", "attached", "retiring"] = "welcomed"
-    epoch: Epoch = 0
-    next_backend: str = ""
-    attach: Attach | None = None
-    cause: RetireCause | None = None  # of a retirement that came while mapping
-    answer: Attached | Retired | None = None  # the last one, for a question that comes twice
-    last_id: int = 0
-    jobs: Jobs = field(default_factory=Jobs)
-    modules: int = 0  # finished in this epoch
-    bytes: int = 0
-    freed: dict[str, int] = field(default_factory=dict)  # by RETIRE, for RETIRED
-    silent: int = 0  # sweeps without a message
-    counts: dict[str, int] = field(default_factory=dict)
 
 
 class TranslatorSessions:
@@ -145,7 +86,7 @@ class TranslatorSessions:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._sessions: dict[int, _Session] = {}
+        self._sessions: dict[int, Session] = {}
         self._turns: deque[int] = deque()  # sessions in the order in which they are served
         self._engines: dict[str, list[int]] = {}
         self.extra: dict[str, int] = {}
@@ -180,31 +121,13 @@ class TranslatorSessions:
             return [Discard(job)]
         one.modules += 1
         one.bytes += region.code_size
-        _count(one, "translated")
-        asked = job.request
-        message = Translated(
-            asked.session,
-            asked.id,
-            asked.epoch,
-            asked.map_generation,
-            asked.page,
-            asked.page_generation,
-            asked.state_word,
-            region.identity,
-            region.code_offset,
-            region.code_size,
-            region.entries,
-            region.lines,
-            region.spans,
-            region.instructions,
-            region.timings,
-        )
-        return [Reply(one.peer, message)]
+        count(one, "translated")
+        return [Reply(one.peer, answer(job.request, region))]
 
     def rejected(self, job: Job, reason: RejectReason, text: str = "") -> list[TranslatorAction]:
         """The job cannot be done."""
         one = self._finish(job)
-        return [Discard(job)] if one is None else [_reject(one, job.request, reason, text)]
+        return [Discard(job)] if one is None else [reject(one, job.request, reason, text)]
 
     def crashed(self, job: Job) -> list[TranslatorAction]:
         """The worker that had the job died: once more, then never again."""
@@ -214,7 +137,7 @@ class TranslatorSessions:
         job = replace(job, attempts=job.attempts + 1)
         if job.attempts >= MAX_ATTEMPTS:
             text = f"{job.attempts} workers died of it"
-            return [_reject(one, job.request, "compiler_crashed", text)]
+            return [reject(one, job.request, "compiler_crashed", text)]
         one.jobs.add(job)
         return []
 
@@ -337,11 +260,7 @@ class TranslatorSessions:
         if number == 0 and isinstance(message, Ping):
             return [Reply(peer, Pong(0, message.token, self._service.incarnation))]
         if number == 0 and isinstance(message, Stats):
-            return [
-                Reply(
-                    peer, StatsReply(0, self._counters(list(self._sessions.values()), self.extra))
-                )
-            ]
+            return [Reply(peer, StatsReply(0, counters(list(self._sessions.values()), self.extra)))]
         one = self._sessions.get(number)
         if one is None or one.peer != peer:
             if isinstance(message, Bye | Cancel):
@@ -367,7 +286,7 @@ class TranslatorSessions:
             case Ping():
                 return [Reply(peer, Pong(number, message.token, self._service.incarnation))]
             case Stats():
-                return [Reply(peer, StatsReply(number, self._counters([one], {})))]
+                return [Reply(peer, StatsReply(number, counters([one], {})))]
             case Bye():
                 return self._end(number, message.reason)
             case _:
@@ -382,10 +301,10 @@ class TranslatorSessions:
             if known.peer != peer:
                 text = "the session's number is in use: draw another"
                 return [Reply(peer, Error(message.session, "session_in_use", 0, text))]
-            return [Reply(peer, self._welcome(known))]
-        refusal = self._refusal(message)
-        if refusal is not None:
-            return [Reply(peer, Error(message.session, refusal[0], 0, refusal[1]))]
+            return [Reply(peer, welcome(service, known))]
+        refused = refusal(service, message, len(self._sessions))
+        if refused is not None:
+            return [Reply(peer, Error(message.session, refused[0], 0, refused[1]))]
         actions: list[TranslatorAction] = []
         for number, one in list(self._sessions.items()):
             if one.peer == peer:  # the machine began anew on the same connection
@@ -394,52 +313,12 @@ class TranslatorSessions:
         if service.known_features is not None:
             features = tuple(name for name in features if name in service.known_features)
         backend = message.backend or service.backends[0]
-        one = _Session(peer, message, features, backend, next_backend=backend)
+        one = Session(peer, message, features, backend, next_backend=backend)
         self._sessions[message.session] = one
         self._turns.append(message.session)
-        return [*actions, Reply(peer, self._welcome(one))]
+        return [*actions, Reply(peer, welcome(service, one))]
 
-    def _refusal(self, message: Hello) -> tuple[ErrorName, str] | None:
-        """Why a machine cannot be served."""
-        service = self._service
-        same = "run both from the same installation"
-        if message.layout_hash != service.layout_hash:
-            theirs, ours = message.layout_hash, service.layout_hash
-            return (
-                "layout_mismatch",
-                f"the machine's layout is {theirs}, the translator's {ours}: {same}",
-            )
-        if message.isa_hash != service.isa_hash:
-            theirs, ours = message.isa_hash, service.isa_hash
-            return (
-                "isa_mismatch",
-                f"the machine's instruction set is {theirs}, the translator's {ours}: {same}",
-            )
-        if message.host not in service.hosts:
-            hosts = ", ".join(service.hosts)
-            return "unsupported_host", f"no code for host {message.host}, only for {hosts}"
-        complaint = self._complaint(message.backend or service.backends[0])
-        if complaint:
-            return "unknown_backend", complaint
-        if len(self._sessions) >= service.max_sessions:
-            return "too_many_sessions", f"{service.max_sessions} machines are served already"
-        return None
-
-    def _welcome(self, one: _Session) -> Welcome:
-        service = self._service
-        own = name_of(one.backend)
-        rest = (name for name in service.backends if name != own)
-        return Welcome(
-            one.hello.session,
-            service.layout_hash,
-            service.isa_hash,
-            one.features,
-            (own, *rest),
-            service.incarnation,
-            service.pid,
-        )
-
-    def _on_attach(self, one: _Session, message: Attach) -> list[TranslatorAction]:
+    def _on_attach(self, one: Session, message: Attach) -> list[TranslatorAction]:
         if one.state == "welcomed":
             one.state = "mapping"
             one.attach = message
@@ -449,7 +328,7 @@ class TranslatorSessions:
             return [Reply(one.peer, one.answer)]
         return [_dropped(message, "duplicate")]
 
-    def _on_engine(self, one: _Session, message: Engine) -> list[TranslatorAction]:
+    def _on_engine(self, one: Session, message: Engine) -> list[TranslatorAction]:
         for key, waiting in self._engines.items():
             if message.session in waiting:
                 if key == message.key:
@@ -460,30 +339,30 @@ class TranslatorSessions:
         waiting.append(message.session)
         return [BuildEngine(message.key, message.session)] if len(waiting) == 1 else []
 
-    def _on_translate(self, one: _Session, message: Translate) -> list[TranslatorAction]:
+    def _on_translate(self, one: Session, message: Translate) -> list[TranslatorAction]:
         if one.state in ("welcomed", "mapping"):
             text = "TRANSLATE before ATTACHED"
             return [Reply(one.peer, Error(message.session, "not_attached", message.id, text))]
         if message.id <= one.last_id:
             return [_dropped(message, "duplicate")]
         one.last_id = message.id
-        _count(one, "requested")
+        count(one, "requested")
         if message.epoch != one.epoch:
-            return [_reject(one, message, "stale_epoch")]
+            return [reject(one, message, "stale_epoch")]
         if len(one.jobs.queued) >= self._service.max_queue:
-            return [_reject(one, message, "queue_full")]
+            return [reject(one, message, "queue_full")]
         one.jobs.add(Job(message.session, message, one.backend))
         return []
 
-    def _on_cancel(self, one: _Session, message: Cancel) -> list[TranslatorAction]:
+    def _on_cancel(self, one: Session, message: Cancel) -> list[TranslatorAction]:
         running = message.id in one.jobs.running
         job = one.jobs.cancel(message.id)
         if job is None:
             return [_dropped(message, "not_outstanding")]
-        _count(one, "cancelled")
+        count(one, "cancelled")
         return [Abandon(job)] if running else []
 
-    def _on_retire(self, one: _Session, message: Retire) -> list[TranslatorAction]:
+    def _on_retire(self, one: Session, message: Retire) -> list[TranslatorAction]:
         if one.state == "welcomed":
             text = "RETIRE before ATTACH"
             return [Reply(one.peer, Error(message.session, "not_attached", 0, text))]
@@ -495,7 +374,7 @@ class TranslatorSessions:
             return [_dropped(message, "stale_epoch")]
         one.epoch = message.epoch
         one.backend = one.next_backend
-        _count(one, "retired")
+        count(one, "retired")
         actions = self._drop_jobs(one)
         if one.state == "mapping":
             one.cause = message.cause
@@ -503,27 +382,20 @@ class TranslatorSessions:
         one.state = "retiring"
         return [*actions, ForgetOlder(message.session, message.epoch, message.cause)]
 
-    def _on_swap(self, one: _Session, message: Swap) -> list[TranslatorAction]:
-        complaint = self._complaint(message.backend)
+    def _on_swap(self, one: Session, message: Swap) -> list[TranslatorAction]:
+        complaint = complaint_about(self._service, message.backend)
         if complaint:
             return [Reply(one.peer, Error(message.session, "unknown_backend", 0, complaint))]
         return [PrepareBackend(message.session, message.backend)]
 
-    def _complaint(self, backend: str) -> str:
-        """Why a backend, as it is spelt, cannot be had; empty if it can."""
-        if name_of(backend) not in self._service.backends:
-            names = ", ".join(self._service.backends)
-            return f"backend {name_of(backend)} is unknown: use one of {names}"
-        return self._service.complaint(backend)[:1000]
-
     # --- inner life ------------------------------------------------------------------------------
 
-    def _finish(self, job: Job) -> _Session | None:
+    def _finish(self, job: Job) -> Session | None:
         """The session of a job that was running and live; it is running no more."""
         one = self._sessions.get(job.session)
         return one if one is not None and one.jobs.finish(job) else None
 
-    def _drop_jobs(self, one: _Session) -> list[TranslatorAction]:
+    def _drop_jobs(self, one: Session) -> list[TranslatorAction]:
         """Empty queue and running, and count them for RETIRED."""
         one.freed["queued"] = one.freed.get("queued", 0) + len(one.jobs.queued)
         one.freed["running"] = one.freed.get("running", 0) + len(one.jobs.running)
@@ -544,42 +416,6 @@ class TranslatorSessions:
         one = self._sessions.pop(session)
         self._turns.remove(session)
         return [*self._drop_jobs(one), ForgetSession(session, reason)]
-
-    def _counters(self, chosen: list[_Session], extra: dict[str, int]) -> tuple[Counter, ...]:
-        """Sums over some sessions, and further counts."""
-        counts = {
-            "sessions": len(chosen),
-            "queued": sum(len(one.jobs.queued) for one in chosen),
-            "running": sum(len(one.jobs.running) for one in chosen),
-            "modules": sum(one.modules for one in chosen),
-            "code_bytes": sum(one.bytes for one in chosen),
-        }
-        for name in ("requested", "translated", "rejected", "cancelled", "retired"):
-            counts[name] = sum(one.counts.get(name, 0) for one in chosen)
-        return tuple(Counter(name, value) for name, value in (counts | extra).items())
-
-
-def _reject(
-    one: _Session, asked: Translate, reason: RejectReason, text: str = ""
-) -> TranslatorAction:
-    _count(one, "rejected")
-    message = Rejected(
-        asked.session,
-        asked.id,
-        asked.epoch,
-        asked.map_generation,
-        asked.page,
-        asked.page_generation,
-        asked.state_word,
-        asked.entries,
-        reason,
-        text,
-    )
-    return Reply(one.peer, message)
-
-
-def _count(one: _Session, name: str) -> None:
-    one.counts[name] = one.counts.get(name, 0) + 1
 
 
 def _dropped(message: Message, reason: str) -> Dropped:

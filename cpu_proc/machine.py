@@ -37,6 +37,7 @@ from devices.device import Fail, PowerOff, Request, Reset
 from protocol import layout
 from protocol.errors import UserError
 from protocol.faults import AccessFault
+from protocol.generations import burst
 from protocol.layout import HART, PAGE_SIZE, RECORD_ARRAY_STRIDE
 from protocol.logs import get_logger
 
@@ -350,11 +351,13 @@ class Machine:
         if not self.records_in_use and not self.records.watched:
             return
         end = offset + length
+        pages = burst(range(offset // PAGE_SIZE, -(-end // PAGE_SIZE)))
         while offset < end:
             part = min(end - offset, PAGE_SIZE - offset % PAGE_SIZE)
             page = backing.page(offset)
             regions = self.records.region_count
-            if self.records.written(page, offset % PAGE_SIZE, part):
+            known = offset // PAGE_SIZE in pages
+            if known and self.records.written(page, offset % PAGE_SIZE, part):
                 regions -= self.records.region_count
                 self.retirement.note("memory_write", page=page, regions=regions)
             offset += part

@@ -24,15 +24,16 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from cpu_proc import native
 from protocol import mutants
 from protocol.errors import UserError
-from protocol.generations import Now, Stamp, identity_of, stale_reason
+from protocol.generations import Now, Stamp
 from protocol.layout import LAYOUT_HASH
 from protocol.logs import get_logger
+from protocol.publication import Shortcuts, why_late
 from protocol.riscv.identity import isa_hash
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from cpu_proc.machine import Machine
     from cpu_proc.options import RunOptions
-    from protocol.messages import Segment, Translated
+    from protocol.messages import Message, Segment, Translated
     from protocol.session import MachineAction
     from protocol.session_machine import MachineSession
     from protocol.transport import Client, Mailbox, Timers
@@ -98,6 +99,8 @@ class TranslatorLink:
         self._first_epoch = machine.retirement.epoch
         self._code: tuple[int, int, int] | None = None  # address, size, epoch
         self._backlog = Backlog()
+        self._shortcuts = Shortcuts.made()
+        self._leftovers: deque[Translated] = deque(maxlen=16)  # M41 alone fills it
         self._quiet: list[threading.Event] = []  # wait for no request outstanding
         self._settling: list[threading.Event] = []  # wait for a retirement's end
         self._attached = threading.Event()
@@ -225,7 +228,7 @@ class TranslatorLink:
                     if isinstance(message, Exception):
                         self._act(self._session.garbage(message))
                     else:
-                        self._act(self._session.receive(message))
+                        self._hear(message)
             if ready.disconnected:
                 self._act(self._session.disconnected())
             for name in self._timers.due():
@@ -233,6 +236,14 @@ class TranslatorLink:
             self._feed()
             self._tell_waiters()
         self._client.close()
+
+    def _hear(self, message: Message) -> None:
+        self._act(self._session.receive(message))
+        if mutants.armed("M41") and message.session == self._session.session:
+            from protocol.messages import Translated
+
+            if isinstance(message, Translated):
+                self._leftovers.append(message)
 
     def _tell_waiters(self) -> None:
         if self._session.settled:
@@ -258,7 +269,6 @@ class TranslatorLink:
                 self._settling.append(event)
                 self._backlog.clear()
                 self._act(self._session.retire(epoch, cause))
-                self._drop_code()
             case ("close",):
                 self._act(self._session.close("machine ended"))
 
@@ -269,8 +279,27 @@ class TranslatorLink:
             page, slots, heat = self._backlog.take()
             covered = self._machine.records.entry_slots(page)
             wanted = [slot for slot in slots if slot not in covered]
+            if self._shortcuts is not None:
+                wanted = self._shorten(self._shortcuts, page, wanted)
             if wanted:
                 self._act(session.request(self._stamp(page), wanted, heat))
+
+    def _shorten(self, shortcuts: Shortcuts, page: int, wanted: list[int]) -> list[int]:
+        """Serve slots from what is remembered beyond its time; those that are left."""
+        places = shortcuts.places(page, wanted, self._machine.guest.page_bytes(page))
+        refused = [slot for slot in wanted if shortcuts.is_refused(page, slot)]
+
+        def install() -> None:
+            illegal = self._machine.engine.address("h_illegal_2")
+            entries = [(slot, illegal) for slot in refused]
+            if self._code is not None:
+                entries += [(slot, self._code[0] + offset) for slot, offset in places]
+            with self._machine.lock:
+                self._machine.records.publish(page, 2**64 - 1, entries)
+
+        self._machine.safe_point.post(install)
+        served = {*refused, *(slot for slot, _ in places)}
+        return [slot for slot in wanted if slot not in served]
 
     def _stamp(self, page: int) -> Stamp:
         words = self._machine.control.words
@@ -315,6 +344,9 @@ class TranslatorLink:
                     }
                 case s.RequestRefused(message):
                     self.counts[f"refused_{message.reason}"] += 1
+                    if self._shortcuts is not None:
+                        content = self._machine.guest.page_bytes(message.page)
+                        self._shortcuts.refused(message, content)
                 case s.RequestFailed(page=page, entries=entries, reason=reason):
                     self.counts[f"failed_{reason}"] += 1
                     if reason in _ASK_AGAIN:
@@ -378,6 +410,9 @@ class TranslatorLink:
             pid=self._session.translator_pid,
             backend=self._session.backend,
         )
+        for message in list(self._leftovers):
+            if message.session != self._session.session:
+                self._act(self._session.receive(message))
 
     def _drop_code(self) -> None:
         with self._gate:  # a hart that waits no longer for the thread drops it itself
@@ -394,13 +429,8 @@ class TranslatorLink:
         now = Now(int(words.epoch), int(words.map_generation), records.generation(page))
         code = self._code
         with machine.lock:
-            why = stale_reason(message.stamp, now)
-            if why is None and (code is None or code[2] != message.epoch):
-                why = "segment"
-            if why is None:
-                content = machine.guest.page_bytes(page)
-                if identity_of(content, message.spans) != message.identity:
-                    why = "bytes"
+            content = machine.guest.page_bytes(page)
+            why = why_late(message, now, None if code is None else code[2], content)
             if why is not None:
                 self.counts[f"late_{why}"] += 1
                 return
@@ -409,6 +439,8 @@ class TranslatorLink:
             if records.publish(page, message.lines, entries) is None:
                 self.counts["late_records"] += 1
                 return
+        if self._shortcuts is not None:
+            self._shortcuts.published(message)
         self.counts["published"] += 1
         self.counts["instructions"] += message.instructions
         for name, microseconds in message.timings._asdict().items():

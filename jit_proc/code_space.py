@@ -30,8 +30,11 @@ import os
 import stat
 from typing import Final
 
+from protocol.placement import ALIGNMENT as ALIGNMENT
+from protocol.placement import CodeSpaceFull as CodeSpaceFull
+from protocol.placement import Placement
+
 DEFAULT_SIZE: Final = 64 << 20
-ALIGNMENT: Final = 64
 
 # fcntl.F_ADD_SEALS and its flags are not all in Python 3.11's fcntl module (linux/fcntl.h).
 _F_ADD_SEALS: Final = 1033
@@ -43,12 +46,6 @@ F_SEAL_FUTURE_WRITE: Final = 0x10
 SEALS: Final = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE
 
 _MAX_SIZE: Final = 1 << 31  # distances inside the segment fit in 32 bits
-
-
-class CodeSpaceFull(Exception):
-    """An image does not fit into what is left of the segment; retire everything and begin a new
-    epoch.
-    """
 
 
 class CodeSpace:
@@ -63,8 +60,7 @@ class CodeSpace:
                 f"code space of {size} bytes; from 1 byte to {_MAX_SIZE >> 20} MiB is possible"
             )
         self.size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        self.used = 0
-        self.images = 0
+        self._placement = Placement(self.size)
         self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self.fd, self.size)
@@ -77,6 +73,16 @@ class CodeSpace:
             raise
 
     @property
+    def used(self) -> int:
+        """Bytes taken, from the start."""
+        return self._placement.used
+
+    @property
+    def images(self) -> int:
+        """How many images were published."""
+        return self._placement.images
+
+    @property
     def path(self) -> str:
         """Where another process of the same user opens the segment, as long as it is not closed."""
         return f"/proc/{os.getpid()}/fd/{self.fd}"
@@ -84,24 +90,15 @@ class CodeSpace:
     @property
     def free(self) -> int:
         """Bytes that are left for the next image."""
-        return self.size - -(-self.used // ALIGNMENT) * ALIGNMENT
+        return self.size - self._placement.following
 
     def publish(self, code: bytes) -> int:
         """Copy `code` in and return its offset, a multiple of 64. Raises CodeSpaceFull and then
         changes nothing.
         """
-        if not code:
-            raise ValueError("an empty image was to be published")
-        offset = -(-self.used // ALIGNMENT) * ALIGNMENT
-        end = offset + len(code)
-        if end > self.size:
-            raise CodeSpaceFull(
-                f"{len(code)} bytes of code do not fit: {self.used} of {self.size} bytes are taken"
-            )
-        self._memory[self.used : offset] = b"\xcc" * (offset - self.used)
-        self._memory[offset:end] = code
-        self.used = end
-        self.images += 1
+        offset, writes = self._placement.place(code)
+        for start, data in writes:
+            self._memory[start : start + len(data)] = data
         return offset
 
     def read(self, offset: int, length: int) -> bytes:

@@ -35,7 +35,7 @@ from protocol.riscv.language import Function, routine_from_source
 
 EXPORTS = (
     *("run", "step", "note_write", "h_decode", "h_page_end", "h_far_jump", "h_straddle"),
-    *("region_load", "region_store"),
+    *("h_illegal_2", "region_load", "region_store"),
 )
 PASSES = ("always-inline", "sroa", "instcombine", "simplifycfg")
 LEVEL = 2

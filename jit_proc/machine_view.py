@@ -23,19 +23,11 @@ from __future__ import annotations
 import contextlib
 
 from jit_proc.code_space import open_readonly
-from protocol.fields import RejectReason
-from protocol.generations import Now, Stamp, stale_reason
+from protocol.generations import Now, Stamp
 from protocol.layout import CONTROL, PAGE, PAGE_SIZE
 from protocol.messages import Attach
-
-
-class Unreadable(Exception):
-    """The bytes that a request is about cannot be had; `reason` is the answer to it."""
-
-    def __init__(self, reason: RejectReason, text: str) -> None:
-        super().__init__(f"{reason}: {text}")
-        self.reason: RejectReason = reason
-        self.text = text
+from protocol.reading import Reader
+from protocol.reading import Unreadable as Unreadable
 
 
 class MachineView:
@@ -63,6 +55,7 @@ class MachineView:
                     f"{self.page_count} pages are described, the RAM segment has"
                     f" {self._ram.size // PAGE_SIZE}"
                 )
+            self._reader = Reader(self.now, self._copy)
             undo.pop_all()
 
     def now(self, page: int) -> Now:
@@ -82,16 +75,14 @@ class MachineView:
         """
         if stamp.page >= self.page_count:
             raise Unreadable("not_backed", f"page {stamp.page} of {self.page_count}")
-        self.check(stamp)
-        content = self._ram.read(stamp.page * PAGE_SIZE, PAGE_SIZE)
-        self.check(stamp)
-        return content
+        return self._reader.read(stamp)
 
-    def check(self, stamp: Stamp) -> None:
-        """Raise Unreadable if a counter is not as the stamp says."""
-        moved = stale_reason(stamp, self.now(stamp.page))
-        if moved is not None:
-            raise Unreadable("stale_epoch" if moved == "epoch" else "bytes_moved", f"{moved} moved")
+    def confirm(self, stamp: Stamp) -> Stamp:
+        """The stamp that an answer may carry. Raises Unreadable if a counter has moved."""
+        return self._reader.confirm(stamp)
+
+    def _copy(self, page: int) -> bytes:
+        return self._ram.read(page * PAGE_SIZE, PAGE_SIZE)
 
     def close(self) -> None:
         """Unmap both segments."""

@@ -290,7 +290,7 @@ class Broker:
             return sessions.rejected(job, "compiler_failed", "the worker answered something else")
         machine, asked = self._machines[job.session], job.request
         try:
-            machine.view.check(asked.stamp)
+            stamp = machine.view.confirm(asked.stamp)
             region = _describe(running, outcome, machine.code.used)
             _check(asked, region)
             offset = machine.code.publish(outcome.code)
@@ -311,7 +311,7 @@ class Broker:
             bytes=len(outcome.code),
             ms=(outcome.lift_us + outcome.compile_us + outcome.link_us) / 1000,
         )
-        return sessions.translated(job, _describe(running, outcome, offset))
+        return sessions.translated(job, _describe(running, outcome, offset), stamp)
 
     def _engine_built(self, build: _Build, outcome: work.Outcome) -> None:
         if isinstance(outcome, work.Crash) and build.attempts < ENGINE_ATTEMPTS:
@@ -474,4 +474,4 @@ def _describe(running: _Running, outcome: work.Region, offset: int) -> Region:
 
 def _check(asked: Translate, region: Region) -> None:
     """Raise CodecError if the answer would break the protocol: before its code is placed."""
-    encode(answer(asked, region))
+    encode(answer(asked, region, asked.stamp))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from protocol.backends import name_of
-from protocol.generations import Epoch
+from protocol.generations import Epoch, Stamp
 from protocol.messages import (
     Attach,
     Attached,
@@ -122,16 +122,16 @@ def counters(chosen: Iterable[Session], extra: dict[str, int]) -> tuple[Counter,
     return tuple(Counter(name, value) for name, value in (counts | extra).items())
 
 
-def answer(asked: Translate, region: Region) -> Translated:
-    """TRANSLATED: the request's stamp repeated, and the region."""
+def answer(asked: Translate, region: Region, stamp: Stamp) -> Translated:
+    """TRANSLATED: `stamp` is the request's, repeated."""
     return Translated(
         asked.session,
         asked.id,
-        asked.epoch,
-        asked.map_generation,
-        asked.page,
-        asked.page_generation,
-        asked.state_word,
+        stamp.epoch,
+        stamp.map_generation,
+        stamp.page,
+        stamp.page_generation,
+        stamp.state_word,
         region.identity,
         region.code_offset,
         region.code_size,

@@ -30,6 +30,7 @@ Read next: `protocol.session_translator`; `protocol/SPEC.md`, sections on sessio
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal
 
 from protocol.backends import name_of
@@ -61,6 +62,7 @@ from protocol.messages import (
     Welcome,
     tag_of,
 )
+from protocol.mutants import armed
 from protocol.session import (
     AttachCode,
     CancelTimer,
@@ -226,6 +228,9 @@ class MachineSession:
             raise ValueError(f"retirement under the same epoch {epoch}")
         self.epoch = epoch
         self._full = False
+        if armed("M42") and self.state == "attached":
+            self._spent_epoch = epoch
+            return [Send(Retire(self.session, epoch, cause))]
         self._requests.clear()
         actions: list[MachineAction] = []
         if self.code is not None:
@@ -322,6 +327,8 @@ class MachineSession:
         if isinstance(message, Error) and message.session == 0 and self.state in _CONNECTED:
             return self._on_error(message)
         if self.state not in _CONNECTED or message.session != self.session:
+            if armed("M41") and isinstance(message, Translated) and self.state == "attached":
+                return [Publish(replace(message, session=self.session, epoch=self.epoch))]
             return [_dropped(message, "other_session")]
         self._heard = self._beat
         match message:
@@ -387,6 +394,8 @@ class MachineSession:
     def _on_retired(self, message: Retired) -> list[MachineAction]:
         if message.epoch != self.epoch:
             return [_dropped(message, "stale_epoch")]
+        if armed("M42") and self.state == "attached" and self.code != message.code:
+            return [DropCode(), *self._attach(message), RetirementDone(message)]
         if self.state != "retiring":
             return [_dropped(message, "duplicate")]
         if message.live_older:
@@ -407,18 +416,20 @@ class MachineSession:
         ]
 
     def _on_answer(self, message: Translated | Rejected) -> list[MachineAction]:
-        if self.state != "attached" or message.epoch != self.epoch or self.code is None:
+        if self.state != "attached" or self.code is None:
+            return [_dropped(message, "stale_epoch")]
+        if message.epoch != self.epoch and not armed("M42"):
             return [_dropped(message, "stale_epoch")]
         asked = self._requests.remove(message.id)
         if asked is None:
             return [_dropped(message, "not_outstanding")]
         failed = _failed(asked, "answer_inconsistent")
-        if message.stamp != asked.stamp:
+        if message.stamp != asked.stamp and not armed("M47"):
             return [_dropped(message, "another_stamp"), failed]
         if isinstance(message, Translated):
             if message.code_offset + message.code_size > self.code.size:
                 return [_dropped(message, "outside_of_code_segment"), failed]
-            return [Publish(message)]
+            return [Publish(replace(message, epoch=self.epoch) if armed("M42") else message)]
         if message.reason == "code_space_full" and not self._full:
             self._full = True
             return [RequestRefused(message), CodeSpaceFull()]

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 
-from protocol.generations import Epoch, is_older
+from protocol.generations import Epoch, Stamp, is_older
 from protocol.messages import (
     Attach,
     Attached,
@@ -114,15 +114,19 @@ class TranslatorSessions:
         one = self._sessions.get(job.session)
         return one is not None and one.jobs.is_live(job)
 
-    def translated(self, job: Job, region: Region) -> list[TranslatorAction]:
-        """The region stands complete in the session's code segment."""
+    def translated(
+        self, job: Job, region: Region, stamp: Stamp | None = None
+    ) -> list[TranslatorAction]:
+        """The region stands complete in the session's code segment; `stamp`: what its bytes were
+        confirmed to be about, if not what was asked.
+        """
         one = self._finish(job)
         if one is None:
             return [Discard(job)]
         one.modules += 1
         one.bytes += region.code_size
         count(one, "translated")
-        return [Reply(one.peer, answer(job.request, region))]
+        return [Reply(one.peer, answer(job.request, region, stamp or job.request.stamp))]
 
     def rejected(self, job: Job, reason: RejectReason, text: str = "") -> list[TranslatorAction]:
         """The job cannot be done."""

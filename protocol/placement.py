@@ -1,0 +1,63 @@
+"""Where images go in a code segment: one after the other, and never the same place twice.
+
+Problem: a hart may run any byte of a code segment at any moment from when its offset was told. So
+space is given out once per segment, and an image is complete before its offset is known.
+
+Invariants:
+- Offsets are multiples of `ALIGNMENT`; no two images share a byte.
+- What does not fit changes nothing.
+- Gaps are filled with int3.
+
+Read next: `jit_proc/code_space.py`, the segment itself.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol.mutants import armed
+
+ALIGNMENT: Final = 64
+
+
+class CodeSpaceFull(Exception):
+    """An image does not fit into what is left of the segment; retire everything and begin a new
+    epoch.
+    """
+
+
+class Placement:
+    """What is taken of a segment of `size` bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.used = 0
+        self.images = 0
+        self._late: list[tuple[int, bytes]] = []  # M44 alone fills it
+
+    @property
+    def following(self) -> int:
+        """Offset of the next image."""
+        return -(-self.used // ALIGNMENT) * ALIGNMENT
+
+    def place(self, code: bytes) -> tuple[int, list[tuple[int, bytes]]]:
+        """Take room for `code`: its offset, and what must be written where before it is told.
+
+        Raises CodeSpaceFull, or ValueError for an empty image.
+        """
+        if not code:
+            raise ValueError("an empty image was to be published")
+        offset = self.following
+        end = offset + len(code)
+        if end > self.size:
+            raise CodeSpaceFull(
+                f"{len(code)} bytes of code do not fit: {self.used} of {self.size} bytes are taken"
+            )
+        writes = [(self.used, b"\xcc" * (offset - self.used)), (offset, code)]
+        if armed("M44"):
+            half = len(code) // 2
+            writes = [*self._late, writes[0], (offset, code[:half])]
+            self._late = [(offset + half, code[half:])]
+        self.used = end
+        self.images += 1
+        return offset, writes

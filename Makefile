@@ -6,13 +6,15 @@ GUESTS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/coldboot/guests
 APPEND ?= console=ttyS0 panic=-1 cryptomgr.notests quiet
 # Options for pytest: make test PYTEST="-k plic"
 PYTEST ?=
+# Options for benchmarks/retirement.py
+BENCH ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo linux guests test lint format lock clean bench-boot
+.PHONY: help setup demo linux guests test lint format lock clean bench-boot bench-retirement
 
 help:
 	@echo "make demo    run a small guest: the machine and its translator, end to end"
@@ -53,6 +55,10 @@ test: lint
 # Beside QEMU on this machine; prints ratios, asserts nothing.
 bench-boot: $(READY) guests
 	$(BIN)/python benchmarks/boot.py
+
+# What retiring code costs, beside QEMU. Options: make bench-retirement BENCH="--runs 5 --json costs.json"
+bench-retirement: $(READY)
+	$(BIN)/python benchmarks/retirement.py $(BENCH)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,0 +1,174 @@
+"""What retiring code costs: microseconds an operation, timed by a guest, beside QEMU.
+
+One guest program (`retirement.S`, made by the project's assembler) times each operation in a loop
+with the `time` counter, round after round, on coldboot and on QEMU in turn, so that a machine that
+gets slower or faster meanwhile treats both alike. The first half of every run is thrown away: the
+translator has made its regions by then. Shown are medians over all that is left, the spread
+between runs, and the ratio to QEMU. Nothing is asserted.
+
+    python benchmarks/retirement.py [--runs 3] [--seconds 6] [--json FILE]
+
+Needs `qemu-system-riscv64` (Debian: qemu-system-misc); without it coldboot is measured alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from protocol.riscv.assembler import assemble
+
+RAM = 0x8000_0000
+TICKS = 10_000_000  # a second
+PATIENCE = 120.0  # seconds beyond what a run should take
+COUNTS = {
+    "PATCH": 2000,
+    "REWRITE": 200,
+    "FENCE": 40_000,
+    "STORE": 200_000,
+    "VMA": 1000,
+    "CALL": 10_000,
+}
+# In the order of the guest's table: what it is, which count, and the goal in microseconds.
+ROWS: tuple[tuple[str, str, float | None], ...] = (
+    ("patch one instruction, fence.i, call", "PATCH", 0.5),
+    ("rewrite 256 instructions, fence.i, run once", "REWRITE", 10),
+    ("fence.i, nothing changed", "FENCE", 0.05),
+    ("store", "STORE", None),
+    ("store to a line beside hot code", "STORE", None),
+    ("sfence.vma, touch 16 pages", "VMA", 3),
+    ("satp switch with ASIDs, touch 16 pages", "VMA", 3),
+    ("satp switch without, sfence.vma, touch 16", "VMA", 3),
+    ("ecall from S to M, mret", "CALL", 0.2),
+    ("loop without stores (for comparison)", "STORE", None),
+)
+
+
+def guest(seconds: float) -> bytes:
+    """The guest's image: it runs for so long."""
+    numbers = {"TICKS": int(seconds * TICKS)} | {f"N_{name}": n for name, n in COUNTS.items()}
+    head = "".join(f".equ {name}, {value}\n" for name, value in numbers.items())
+    text = Path(__file__).with_suffix(".S").read_text(encoding="utf-8")
+    return assemble(head + text, RAM, name="retirement.S").data
+
+
+def run(command: Sequence[str], seconds: float) -> list[list[float]]:
+    """One run: for each operation its microseconds, of every round of the run's second half."""
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=seconds + PATIENCE,
+        check=False,
+    )
+    lines = [line.split() for line in done.stdout.decode(errors="replace").splitlines()]
+    rounds = [[int(word, 16) for word in line] for line in lines if len(line) == len(ROWS)]
+    if done.returncode != 0 or len(rounds) < 4:
+        raise SystemExit(
+            f"{command[0]} ended with status {done.returncode} after {len(rounds)} rounds: "
+            f"{done.stderr.decode(errors='replace')[-500:]}"
+        )
+    kept = rounds[len(rounds) // 2 :]
+    micro = 1e6 / TICKS
+    return [
+        [line[row] * micro / COUNTS[count] for line in kept]
+        for row, (_, count, _) in enumerate(ROWS)
+    ]
+
+
+def compare(
+    contenders: dict[str, list[str]], runs: int, seconds: float
+) -> dict[str, list[dict[str, float]]]:
+    """Run all in turn; for each contender and operation its median, and the runs' extremes."""
+    found: dict[str, list[list[list[float]]]] = {name: [] for name in contenders}
+    for _ in range(runs):
+        for name, command in contenders.items():
+            found[name].append(run(command, seconds))
+    return {
+        name: [
+            {
+                "median": statistics.median(v for one in results for v in one[row]),
+                "low": min(statistics.median(one[row]) for one in results),
+                "high": max(statistics.median(one[row]) for one in results),
+            }
+            for row in range(len(ROWS))
+        ]
+        for name, results in found.items()
+    }
+
+
+def print_operations(results: dict[str, list[dict[str, float]]]) -> None:
+    """The table of operations."""
+    ours, qemu = results["coldboot"], results.get("qemu")
+    print(
+        f"{'microseconds an operation':<46}{'coldboot':>9}{'runs':>16}"
+        f"{'QEMU':>9}{'ratio':>8}{'goal':>7}"
+    )
+    for row, (name, _, goal) in enumerate(ROWS):
+        cost = ours[row]
+        spread = f"{cost['low']:.3f}-{cost['high']:.3f}"
+        other = (
+            f"{qemu[row]['median']:>9.3f}{cost['median'] / qemu[row]['median']:>8.2f}"
+            if qemu
+            else f"{'':>17}"
+        )
+        print(
+            f"{name:<46}{cost['median']:>9.4f}{spread:>16}{other}"
+            f"{goal if goal is not None else '':>7}"
+        )
+    beside, plain = ours[4]["median"], ours[3]["median"]
+    print(f"a store beside hot code costs {beside / plain:.1f} plain stores (goal: 2)")
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--runs", type=int, default=3, help="runs of each emulator, in turn (default 3)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="how long a run goes on (default 6)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save the figures there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="retirement-") as folder:
+        image = Path(folder, "guest.bin")
+        image.write_bytes(guest(options.seconds))
+        words = ["-m", "64M", "-no-reboot", "-nographic", "-bios", str(image)]
+        contenders = {"coldboot": [sys.executable, "-m", "cpu_proc", "run", *words]}
+        qemu = shutil.which("qemu-system-riscv64")
+        if qemu is None:
+            print(
+                "qemu-system-riscv64 is not installed (Debian: qemu-system-misc): no comparison",
+                file=sys.stderr,
+            )
+        else:
+            contenders["qemu"] = [qemu, "-machine", "virt", *words]
+            version = re.search(
+                r"version (\S+)", subprocess.check_output([qemu, "--version"], text=True)
+            )
+            print(
+                f"QEMU {version[1] if version else '?'}; "
+                f"{options.runs} runs of {options.seconds:g} s each, in turn"
+            )
+        results = compare(contenders, options.runs, options.seconds)
+    print_operations(results)
+    if options.json is not None:
+        rows = {
+            name: dict(zip((r[0] for r in ROWS), costs, strict=True))
+            for name, costs in results.items()
+        }
+        options.json.write_text(json.dumps({"operations": rows}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -122,6 +122,15 @@ def _translator(words: list[str]) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "jit_proc", *words])
 
 
+def _backends(words: list[str]) -> int:
+    if words and words[0] in HELP_WORDS:
+        print("usage: coldboot backends\n\nLists what can be asked for with -backend and swap.")
+        return 0
+    if words:
+        raise UserError(f"backends {words[0]}: no arguments are expected")
+    return _translator(["--backends"])
+
+
 def _guests(words: list[str]) -> int:
     from cpu_proc import guests
 
@@ -155,5 +164,6 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "run": ("run a guest; without arguments, a demonstration", _run),
     "guests": ("fetch kernels and firmware to run", _guests),
     "translator": ("run a translator as a service for many machines", _translator),
+    "backends": ("list what translates guests' code, with options", _backends),
     "doctor": ("tell whether this computer has what a machine needs", _doctor),
 }

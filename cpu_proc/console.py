@@ -77,6 +77,9 @@ class Host(Protocol):
     def request_quit(self) -> None:
         """Ask for the end of the run."""
 
+    def swap(self, backend: str) -> str:
+        """Have another backend translate; what to tell the user, if anything."""
+
     def status(self) -> str:
         """One line on what the machine is doing."""
 
@@ -127,6 +130,9 @@ class Monitor:
             "system_reset": ("reset the machine", self._reset),
             "quit": ("leave the emulator", self._quit),
         }
+        self._with_argument: dict[str, tuple[str, str, Callable[[str], str]]] = {
+            "swap": ("NAME[,OPTION=VALUE]", "translate with another backend", host.swap),
+        }
         self._aliases = {"?": "help", "q": "quit", "info": "info status", "exit": "quit"}
 
     def open(self) -> str:
@@ -158,9 +164,16 @@ class Monitor:
         if not name:
             return ""
         name = self._aliases.get(name, name)
-        if name not in self._commands:
+        word, _, argument = name.partition(" ")
+        if word in self._with_argument:
+            notation, _, function = self._with_argument[word]
+            if not argument:
+                return f"{word}: {notation} is expected\n"
+            answer = function(argument)
+        elif name in self._commands:
+            answer = self._commands[name][1]()
+        else:
             return f"unknown command {name!r}: help lists them\n"
-        answer = self._commands[name][1]()
         return answer + "\n" if answer and not answer.endswith("\n") else answer
 
     def _reset(self) -> str:
@@ -172,7 +185,9 @@ class Monitor:
         return ""
 
     def _help(self) -> str:
-        return "".join(f"{name:<14}{text}\n" for name, (text, _) in self._commands.items())
+        rows = [(name, text) for name, (text, _) in self._commands.items()]
+        rows += [(f"{name} {what}", text) for name, (what, text, _) in self._with_argument.items()]
+        return "".join(f"{name:<26}{text}\n" for name, text in rows)
 
 
 # --- the terminal ------------------------------------------------------------------------------

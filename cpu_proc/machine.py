@@ -44,12 +44,13 @@ from protocol.logs import get_logger
 if TYPE_CHECKING:
     from cpu_proc.htif import Htif
     from cpu_proc.options import RunOptions
-    from cpu_proc.translator import TranslatorLink
+    from cpu_proc.translator import Swap, TranslatorLink
 
 log = get_logger("machine")
 
 RECORD_ARRAYS = 8192  # pages with records at once: 288 MiB when all are used
 SWITCH_INTERVAL = 0.0005  # seconds a device access may wait for another thread of this process
+SWAP_PATIENCE = 3.0  # seconds the monitor waits for a swap
 IDLE_WAIT = 3600.0  # seconds; a sleeping hart is woken by what it waits for, not by this
 
 
@@ -233,6 +234,32 @@ class Machine:
             return
         self.safe_point.post(self._reset)
 
+    def request_swap(self, backend: str) -> Swap:
+        """Have another backend (`NAME` or `NAME,OPTION=VALUE,...`) translate from now on.
+
+        Returns at once: everything is retired (cause backend_swap) when the translator has it
+        ready, or the answer's `problem` tells why it stays as it is. Raises UserError.
+        """
+        from protocol.backends import parse
+
+        if self.translator is None:
+            raise UserError(f"swap {backend}: this machine has no translator")
+        try:
+            parse(backend)
+        except ValueError as error:
+            raise UserError(f"swap: {error}") from error
+        return self.translator.swap(backend)
+
+    def swap(self, backend: str) -> str:
+        """The same for the monitor: a line for its user, after a moment's patience."""
+        try:
+            swap = self.request_swap(backend)
+        except UserError as error:
+            return error.text
+        if not swap.done.wait(SWAP_PATIENCE):
+            return f"swap {backend}: still under way; info status tells the backend in force"
+        return swap.problem and f"swap {backend}: {swap.problem}"
+
     def request_quit(self) -> None:
         """The user wants out."""
         self.end(0)
@@ -255,13 +282,18 @@ class Machine:
         """Bytes of input the guest has not read."""
         return len(self.board.uart.state.backlog)
 
+    @property
+    def backend(self) -> str:
+        """The backend in force, with its options; "none" without a translator."""
+        return (self.translator.backend if self.translator is not None else "") or "none"
+
     def status(self) -> str:
         """One line for the monitor."""
         count = sum(int(h.state.count) for h in self.harts)
         return (
             f"running, {len(self.harts)} hart(s), {count} instructions, "
             f"epoch {self.retirement.epoch}, {self.records.region_count} regions, "
-            f"{self.resets} reset(s)"
+            f"{self.resets} reset(s), backend {self.backend}"
         )
 
     # --- a hart's thread --------------------------------------------------------------------

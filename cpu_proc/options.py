@@ -133,6 +133,8 @@ class RunOptions:
     """"embedded" (a child of this process), "none" (tier 0 only), or the endpoint of a running
     service.
     """
+    backend: str = ""
+    """What translates, `NAME` or `NAME,OPTION=VALUE,...`; empty for the translator's default."""
     threshold: int = 1024
     """Executions of a record before its region is asked for; 1: from the first execution on."""
     cold: bool = False
@@ -429,6 +431,17 @@ def _translator(draft: _Draft, option: str, text: str) -> None:
     draft.options = replace(draft.options, translator=text)
 
 
+@_option("backend", "NAME[,OPTION=VALUE...]", "what translates: see coldboot backends")
+def _backend(draft: _Draft, option: str, text: str) -> None:
+    from protocol.backends import parse
+
+    try:
+        parse(text)
+    except ValueError as error:
+        raise values.complain(option, text, str(error)) from error
+    draft.options = replace(draft.options, backend=text)
+
+
 @_option("threshold", "N", "executions before code is translated (default 1024; 1: at once)")
 def _threshold(draft: _Draft, option: str, text: str) -> None:
     count = values.integer(option, text, text, 1, (1 << 31) - 1, "number of executions")
@@ -518,6 +531,8 @@ def _consistent(draft: _Draft) -> RunOptions:
                 raise UserError(f"{name}: only together with -kernel")
     if options.bios == "none" and options.kernel is None and not options.images:
         raise UserError("-bios none: nothing to run; give a -kernel or a -device loader")
+    if options.backend and options.translator == "none":
+        raise UserError(f"-backend {options.backend}: not together with -translator none")
     if len(draft.virtio) > MAX_VIRTIO:
         option = draft.virtio[MAX_VIRTIO][0]
         raise UserError(f"{option}: the board has {MAX_VIRTIO} virtio slots, all are taken")

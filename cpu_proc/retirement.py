@@ -19,6 +19,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from protocol import mutants
 from protocol.logs import get_logger
 
 if TYPE_CHECKING:
@@ -63,9 +64,11 @@ class Retirement:
                 for hart, (start, _) in zip(machine.harts, machine.pools, strict=True)
             ]
             regions = machine.records.region_count
-            arrays = machine.records.drop_all(used)
+            leave = cause == "backend_swap" and mutants.armed("M46")
+            arrays = machine.records.forget() if leave else machine.records.drop_all(used)
             for hart, (start, _) in zip(machine.harts, machine.pools, strict=True):
-                hart.state.pool_next = start
+                if not leave:
+                    hart.state.pool_next = start
                 hart.state.hot_count = 0
                 hart.state.exit_lines = 0
                 hart.state.reserved = 2**64 - 1

@@ -59,6 +59,19 @@ _ASK_AGAIN = frozenset(("not_attached", "window_full", "send_queue_full", "timed
 POLL_LIMIT = 5.0
 
 
+class Swap:
+    """A swap of backends that was asked for. `problem`: why it came to nothing, once `done`."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self.problem = ""
+        self.done = threading.Event()
+
+    def end(self, problem: str = "") -> None:
+        self.problem = problem
+        self.done.set()
+
+
 class Backlog:
     """Hot slots not asked for yet, by page; hotter the more often they were reported."""
 
@@ -105,8 +118,11 @@ class TranslatorLink:
         self._settling: list[threading.Event] = []  # wait for a retirement's end
         self._attached = threading.Event()
         self._retired: dict[str, Any] = {}
+        self._swaps: list[Swap] = []  # one at a time is under way
+        self._swapping = False
         self._closing = False
         self.incarnation = 0
+        self.backend = ""  # in force
         self.counts: Counter[str] = Counter()
         self.times: Counter[str] = Counter()
 
@@ -140,6 +156,14 @@ class TranslatorLink:
             log.warning("retirement_unanswered", epoch=epoch)
             self._drop_code()
         return self._retired
+
+    def swap(self, backend: str) -> Swap:
+        """Have another backend translate: at a safe point, once the translator has it ready."""
+        swap = Swap(backend)
+        self._put(("swap", swap))
+        if self._closing or not self._thread.is_alive():
+            swap.end("there is no translator")
+        return swap
 
     def close(self) -> None:
         """Say goodbye, end the thread and the child."""
@@ -186,6 +210,8 @@ class TranslatorLink:
         finally:
             self._release(self._settling + self._quiet)
             self._attached.set()
+            for swap in self._swaps:
+                swap.end("the machine ends")
 
     def _serve(self) -> None:
         from protocol.session_machine import MachineSession, Offer
@@ -209,6 +235,7 @@ class TranslatorLink:
             ram=Segment(ram.path, ram.size),
             ram_base=0x8000_0000,
             ctrl=Segment(ctrl.path, ctrl.size),
+            backend=self._options.backend,
         )
         self._session: MachineSession = MachineSession(offer, self._first_epoch)
         self._timers: Timers = Timers()
@@ -233,6 +260,7 @@ class TranslatorLink:
                 self._act(self._session.disconnected())
             for name in self._timers.due():
                 self._act(self._session.timer(name))
+            self._swap_next()
             self._feed()
             self._tell_waiters()
         self._client.close()
@@ -268,7 +296,13 @@ class TranslatorLink:
             case ("retire", epoch, cause, event):
                 self._settling.append(event)
                 self._backlog.clear()
+                if cause == "backend_swap" and mutants.armed("M46"):
+                    self._code = None  # the mistake: it stays mapped, and records point to it
                 self._act(self._session.retire(epoch, cause))
+            case ("swap", swap):
+                self._swaps.append(swap)
+            case ("swapped",):
+                self._swapped()
             case ("close",):
                 self._act(self._session.close("machine ended"))
 
@@ -361,6 +395,12 @@ class TranslatorLink:
                     self.counts["lost"] += 1
                     if epoch_needed:
                         self._post_retirement("translator_restart")
+                case s.SwapReady(backend):
+                    log.info("backend_ready", backend=backend)
+                    self._machine.safe_point.post(functools.partial(self._swap_in, backend))
+                case s.SwapFailed(backend=backend, text=text):
+                    log.warning("backend_refused", backend=backend, text=text)
+                    self._swapped(text)
                 case s.Reconnect():
                     self._reconnect()
                 case s.Incompatible(text):
@@ -380,6 +420,26 @@ class TranslatorLink:
                 self._machine.retirement.everything(cause)
 
         self._machine.safe_point.post(retire)
+
+    def _swap_in(self, backend: str) -> None:
+        """At a safe point: nothing the old backend made is run from here on."""
+        self._machine.retirement.everything("backend_swap")
+        log.info("backend_swapped", backend=backend, epoch=self._machine.retirement.epoch)
+        self._put(("swapped",))
+
+    def _swapped(self, problem: str = "") -> None:
+        """The swap under way is over: tell who asked."""
+        self._swapping = False
+        if self._swaps:
+            self._swaps.pop(0).end(problem)
+
+    def _swap_next(self) -> None:
+        """Begin with the next swap; one asked for early waits for the translator to be met."""
+        while self._swaps and not self._swapping:
+            if self._session.state in ("idle", "greeting"):
+                return
+            self._swapping = True
+            self._act(self._session.swap(self._swaps[0].backend))
 
     def _reconnect(self) -> None:
         from protocol.transport import Client
@@ -403,6 +463,7 @@ class TranslatorLink:
         self._code = (address, code.size, epoch)
         self._attached.set()
         self.incarnation = self._session.incarnation
+        self.backend = self._session.backend
         log.info(
             "translator_attached",
             epoch=epoch,

@@ -98,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         help="build the tier-0 engine into the cache if it is missing, print its path, and end",
     )
     parser.add_argument(
+        "--backends", action="store_true", help="list the backends with their options, and end"
+    )
+    parser.add_argument(
         "--nice", type=_nice, default=5, metavar="N", help="workers' niceness (default %(default)s)"
     )
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="where engines are kept")
@@ -127,6 +130,11 @@ def run(arguments: list[str] | None = None) -> int:
     level = asked.log_level or ("warning" if asked.parent is not None else "info")
     logs.configure(json=asked.log_json, level=level)
 
+    if asked.backends:
+        from jit_proc.backends import listing
+
+        print(listing(), end="")
+        return 0
     from jit_proc.service import Options
 
     chosen = {

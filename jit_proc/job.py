@@ -9,7 +9,7 @@ Who reads what:
 - `jit_proc.lift.translate(job: Job) -> Translation` turns guest bytes into IR, or raises
   `Untranslatable`. It sees the hart's state only through `Job.state_word`, which the code's guard
   compares, so what is baked and what is guarded cannot differ.
-- `worker.py` compiles and links the IR and answers with an `Outcome`.
+- `backends/` make a `Region` of a job; `worker.py` finds the one named and answers an `Outcome`.
 - `pool.py` carries both across the pipe: frames of a 4-byte little-endian length and a msgpack
   array, in both directions.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import msgpack  # type: ignore[import-untyped]
@@ -37,14 +37,15 @@ class Job:
 
     `page`: backing page index (it tells apart regions in listings; nothing may be derived from it).
     `content`: the page's 4096 bytes. `entries`: slots (halfword indices) at which the code must be
-    enterable, ascending. `state_word`: as in TRANSLATE. `options`: the backend's, by name.
+    enterable, ascending. `state_word`: as in TRANSLATE. `backend`: with its options, as it is spelt
+    (`protocol/backends.py`).
     """
 
     page: int
     content: bytes
     entries: tuple[int, ...]
     state_word: int
-    options: Mapping[str, str] = field(default_factory=dict)
+    backend: str = "llvm"
 
 
 @dataclass(frozen=True, slots=True)

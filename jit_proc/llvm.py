@@ -29,32 +29,10 @@ from typing import Any
 
 import llvmlite.binding as binding
 
+from jit_proc.passes import PASS_METHODS
+
 DEFAULT_PASSES = ("sroa", "instcombine", "simplifycfg")
 DEFAULT_LEVEL = 1
-
-# LLVM's names for the passes, as `opt -passes=` spells them, and llvmlite's methods that add them.
-_PASS_METHODS = {
-    "adce": "add_aggressive_dce_pass",
-    "aggressive-instcombine": "add_aggressive_instcombine_pass",
-    "always-inline": "add_always_inliner_pass",
-    "dce": "add_dead_code_elimination_pass",
-    "dse": "add_dead_store_elimination_pass",
-    "globaldce": "add_global_dead_code_eliminate_pass",
-    "instcombine": "add_instruction_combine_pass",
-    "jump-threading": "add_jump_threading_pass",
-    "lcssa": "add_lcssa_pass",
-    "loop-deletion": "add_loop_deletion_pass",
-    "loop-rotate": "add_loop_rotate_pass",
-    "loop-simplify": "add_loop_simplify_pass",
-    "memcpyopt": "add_mem_copy_opt_pass",
-    "mergefunc": "add_merge_functions_pass",
-    "newgvn": "add_new_gvn_pass",
-    "reassociate": "add_reassociate_pass",
-    "sccp": "add_sccp_pass",
-    "simplifycfg": "add_simplify_cfg_pass",
-    "sink": "add_sinking_pass",
-    "sroa": "add_sroa_pass",
-}
 
 
 class IRError(Exception):
@@ -219,7 +197,7 @@ def _pipeline(methods: tuple[str, ...]) -> tuple[Any, Any]:
 
 def _pass_method(name: str) -> str:
     try:
-        return _PASS_METHODS[name]
+        return PASS_METHODS[name]
     except KeyError:
-        known = ", ".join(sorted(_PASS_METHODS))
+        known = ", ".join(sorted(PASS_METHODS))
         raise IRError(f"unknown LLVM pass {name!r}; known are: {known}") from None

@@ -32,9 +32,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from jit_proc.backends.llvm import DEFAULT_LIFTER
 from jit_proc.job import AnyJob, Crash, EngineJob, Frames, Outcome, Ready, Refusal, encode
 from jit_proc.process import child_environment
-from jit_proc.worker import DEFAULT_ENGINE, DEFAULT_LIFTER, DEFAULT_NICE
+from jit_proc.worker import DEFAULT_ENGINE, DEFAULT_NICE
 from protocol import mutants
 from protocol.logs import get_logger
 

@@ -29,12 +29,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from jit_proc import backends
 from jit_proc import job as work
+from jit_proc.backends.llvm import DEFAULT_LIFTER
 from jit_proc.code_space import DEFAULT_SIZE, CodeSpace, CodeSpaceFull
 from jit_proc.machine_view import MachineView, Unreadable
 from jit_proc.pool import Pool, Result
 from jit_proc.store import EngineStore
-from jit_proc.worker import DEFAULT_ENGINE, DEFAULT_LIFTER, DEFAULT_NICE
+from jit_proc.worker import DEFAULT_ENGINE, DEFAULT_NICE
 from protocol.codec import CodecError, encode
 from protocol.engine_image import EngineImageError, engine_key
 from protocol.generations import identity_of
@@ -71,7 +73,6 @@ from protocol.session_translator import Region, TranslatorSessions
 from protocol.session_translator import Service as Description
 from protocol.transport import MAX_WAIT, Server, Timers, default_endpoint
 
-BACKENDS = ("llvm",)
 HOSTS = ("x86_64",)  # what `link.py` knows
 DRAIN_LIMIT = 2.0  # seconds that jobs under way are given when the service is told to end
 ENGINE_ATTEMPTS = 2
@@ -150,7 +151,8 @@ class Broker:
             layout_hash=LAYOUT_HASH,
             isa_hash=isa_hash(),
             hosts=HOSTS,
-            backends=BACKENDS,
+            backends=backends.names(),
+            complaint=backends.complaint,
         )
         self.sessions = TranslatorSessions(description)
         self.store = EngineStore(options.cache)
@@ -250,7 +252,8 @@ class Broker:
                 return
             machine = self._machines[job.session]
             asked = job.request
-            waited = time.monotonic() - machine.arrived.pop(asked.id, time.monotonic())
+            now = time.monotonic()
+            waited = now - machine.arrived.pop(asked.id, now)
             try:
                 content = machine.view.read_page(asked.stamp)
             except Unreadable as error:
@@ -258,8 +261,7 @@ class Broker:
                 continue
             ticket = next(self._tickets)
             self._running[ticket] = _Running(job, content, min(_U32, int(waited * 1e6)))
-            options = {"backend": job.backend}
-            pure = work.Job(asked.page, content, asked.entries, asked.state_word, options)
+            pure = work.Job(asked.page, content, asked.entries, asked.state_word, job.backend)
             self.pool.submit(ticket, pure)
 
     def _count(self) -> None:
@@ -349,7 +351,7 @@ class Broker:
                     self._forget_session(session, reason)
                 case BuildEngine(key):
                     self._find_engine(key)
-                case PrepareBackend(session, backend):  # there is one, and it is always loaded
+                case PrepareBackend(session, backend):  # workers load it with its first job
                     self._act(self.sessions.backend_ready(session, backend))
                 case Discard(job):
                     log.debug("result_discarded", session=job.session, id=job.request.id)

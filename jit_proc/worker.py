@@ -1,4 +1,4 @@
-"""A worker: does one job after another with LLVM, and may die of any of them.
+"""A worker: does one job after another, by the backend each names, and may die of any of them.
 
 The problem: LLVM ends the process on errors in code generation and holds one lock for all, so
 translating in parallel and surviving both need processes of their own. A worker keeps nothing from
@@ -25,11 +25,12 @@ import importlib
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from jit_proc import backends
+from jit_proc.backends.llvm import DEFAULT_LIFTER, Llvm
 from jit_proc.job import (
     AnyJob,
     EngineBuilt,
@@ -39,60 +40,36 @@ from jit_proc.job import (
     Outcome,
     Ready,
     Refusal,
-    Region,
-    Translation,
     Untranslatable,
     encode,
 )
 from jit_proc.process import die_with_parent, give_up_writable_code
 from protocol import mutants
+from protocol.backends import parse
 
-DEFAULT_LIFTER = "jit_proc.lift:translate"
 DEFAULT_ENGINE = "jit_proc.engine:build"
 DEFAULT_NICE = 5
 
-Lifter = Callable[[Job], Translation]
 EngineBuilder = Callable[[], "tuple[bytes, dict[str, int]]"]
 
 
 def perform(job: AnyJob, lifter: str = DEFAULT_LIFTER, engine: str = DEFAULT_ENGINE) -> Outcome:
-    """Do one job. Everything that goes wrong short of the process's end becomes a Refusal."""
+    """Do one job; `lifter` is the `llvm` backend's.
+
+    Everything that goes wrong short of the process's end becomes a Refusal.
+    """
     try:
         if isinstance(job, EngineJob):
             build: EngineBuilder = resolve(engine)
             return EngineBuilt(*build())
-        return _translate(job, resolve(lifter))
+        name, settings = parse(job.backend)
+        backend = Llvm(lifter) if name == "llvm" else backends.find(name)
+        return backend.translate(job, settings)
     except Untranslatable as refusal:
         return Refusal(refusal.reason, refusal.text)
     except Exception as error:
         traceback.print_exc()
         return Refusal("compiler_failed", f"{type(error).__name__}: {error}"[:1000])
-
-
-def _translate(job: Job, lift: Lifter) -> Outcome:
-    from jit_proc.link import link
-    from jit_proc.llvm import compile_ir
-
-    start = time.perf_counter_ns()
-    translation = lift(job)
-    lifted = time.perf_counter_ns()
-    elf = compile_ir(translation.ir, translation.passes, translation.level).elf
-    compiled = time.perf_counter_ns()
-    image = link(elf)
-    entries = tuple(
-        (slot, image.symbols[name]) for slot, name in sorted(translation.entries.items())
-    )
-    linked = time.perf_counter_ns()
-    return Region(
-        code=image.code,
-        entries=entries,
-        spans=translation.spans,
-        lines=translation.lines,
-        instructions=translation.instructions,
-        lift_us=(lifted - start) // 1000,
-        compile_us=(compiled - lifted) // 1000,
-        link_us=(linked - compiled) // 1000,
-    )
 
 
 def resolve(name: str) -> Any:

@@ -285,6 +285,14 @@ class Trial:
         self.machine.safe_point.post(work)
         return DONE if done.wait(PATIENCE) else FAILED
 
+    def do_swap(self, backend: str) -> bytes:
+        """`swap BACKEND`: another backend translates; answered when it is in force, or refused."""
+        link = self.machine.translator
+        if link is None:
+            return DONE  # nothing to swap
+        swap = self.machine.request_swap(backend)
+        return DONE if swap.done.wait(PATIENCE) and not swap.problem else FAILED
+
     def do_regions(self, count: str) -> bytes:
         """`regions N`: wait until N more regions were published, or 5 s (in tier 0: not at all)."""
         link = self.machine.translator

@@ -74,6 +74,10 @@ class FakeHost:
     def request_quit(self) -> None:
         self.asked.append("quit")
 
+    def swap(self, backend: str) -> str:
+        self.asked.append(f"swap {backend}")
+        return "" if backend == "reference" else f"swap {backend}: unknown"
+
     def status(self) -> str:
         return "running"
 
@@ -143,6 +147,15 @@ class TestMonitor:
         monitor.feed(b"system_reset\rquit\r")
 
         assert ["reset", "quit"] == host.asked
+
+    def test_a_command_may_have_an_argument(self):
+        host = FakeHost()
+        monitor = Monitor(host)
+
+        assert "swap   reference\n(coldboot) " == monitor.feed(b"swap   reference\r")
+        assert "swap x,y=1: unknown" in monitor.feed(b"swap x,y=1\r")
+        assert "swap: NAME[,OPTION=VALUE] is expected" in monitor.feed(b"swap\r")
+        assert ["swap reference", "swap x,y=1"] == host.asked
 
     def test_it_echoes_answers_and_prompts(self):
         monitor = Monitor(FakeHost())
@@ -344,6 +357,7 @@ class Host:
     def waiting(self): return 0
     def request_reset(self): pass
     def request_quit(self): self.done.set()
+    def swap(self, backend): return ""
     def status(self): return ""
 
 host = Host()

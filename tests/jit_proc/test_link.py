@@ -341,9 +341,9 @@ def test_unknown_pass_is_named() -> None:
 
 
 def test_every_known_pass_runs() -> None:
-    from jit_proc import llvm
+    from jit_proc.passes import PASS_METHODS
 
-    for name in llvm._PASS_METHODS:
+    for name in PASS_METHODS:
         compile_ir(ONE, passes=(name,))
 
 

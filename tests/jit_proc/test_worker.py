@@ -38,7 +38,7 @@ _messages = st.one_of(
         content=st.binary(max_size=64),
         entries=st.lists(st.integers(0, 2047)).map(tuple),
         state_word=st.integers(0, 2**64 - 1),
-        options=st.dictionaries(st.text(), st.text()),
+        backend=st.text(),
     ),
     st.just(EngineJob()),
     st.builds(Refusal, reason=st.just("not_code"), text=st.text()),

@@ -1,0 +1,105 @@
+"""Backends: each turns a job, complete in itself, into code that may stand anywhere, or refuses it.
+
+The problem: what makes code must be exchangeable while a machine runs: to be measured against
+another, to be distrusted, to be replaced. So a backend is a small thing with a name, options, and
+one function, and nothing else in the translator knows which one is at work.
+
+Invariants:
+- `translate` is a pure function of the job and the settings: what it is given is all it reads.
+- Its code has a handler's signature (`handlers.PARAMS`), is position independent, and stands for
+  the guest bytes in its spans, no others.
+- Naming a backend and judging its options needs no compiler: this package is imported by the
+  broker, `translate` runs in workers, and imports there what it needs.
+
+Backends: `llvm` (what runs fast), `reference` (what is trusted), `none` (what tier 0 does alone).
+
+Read next: `protocol/backends.py` (how one is spelt), `llvm.py`, `reference.py`, `worker.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from jit_proc.job import Job, Region
+from protocol.backends import parse
+
+DEFAULT = "llvm"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of a backend. `values`: what it may be, for people; `pattern`: for the program."""
+
+    name: str
+    values: str
+    pattern: str
+    text: str
+
+
+class Backend(Protocol):
+    """What a backend is: `name` and `summary` for people, its options, and how it translates."""
+
+    name: str
+    summary: str
+    options: tuple[Option, ...]
+
+    def translate(self, job: Job, settings: Mapping[str, str]) -> Region:
+        """Code for the job. `settings`: options given, by name, already judged by `complaint`.
+
+        Raises `job.Untranslatable` when there is to be none; anything else is a failure of this
+        one job. It may take the process with it: the worker is expendable.
+        """
+        ...
+
+
+_BUILT_IN = {
+    "llvm": "jit_proc.backends.llvm:LLVM",
+    "reference": "jit_proc.backends.reference:REFERENCE",
+    "none": "jit_proc.backends.none:NONE",
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names of all backends, the default first."""
+    return tuple(_BUILT_IN)
+
+
+def find(name: str) -> Backend:
+    """The backend of this name. Raises KeyError."""
+    module, _, attribute = _BUILT_IN[name].partition(":")
+    backend: Backend = getattr(importlib.import_module(module), attribute)
+    return backend
+
+
+def complaint(word: str) -> str:
+    """What is wrong with a backend as it is spelt, in a line; empty if nothing is."""
+    try:
+        name, settings = parse(word)
+    except ValueError as error:
+        return str(error)
+    if name not in _BUILT_IN:
+        return f"backend {name} is unknown: use one of {', '.join(names())}"
+    known = {option.name: option for option in find(name).options}
+    for key, value in settings.items():
+        option = known.get(key)
+        if option is None:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            return f"backend {name} has no option {key}: {has}"
+        if not re.fullmatch(option.pattern, value):
+            return f"backend {name}: {key}={value} is not possible: {option.values}"
+    return ""
+
+
+def listing() -> str:
+    """All backends with their options, for people."""
+    lines = []
+    for name in names():
+        backend = find(name)
+        lines.append(f"{name:<30}{backend.summary}")
+        for option in backend.options:
+            lines.append(f"  {f'{option.name}={option.values}':<28}{option.text}")
+    return "\n".join([*lines, ""])

@@ -5,7 +5,8 @@ they should be the ones that everybody runs, neither shipped with this program n
 
 What it leaves in the folder: ``Image`` (Debian 13's kernel), ``initramfs.cpio`` (busybox, see
 `initramfs`), ``fw_dynamic.bin`` and ``fw_jump.bin`` (OpenSBI), ``u-boot.bin`` (for M-mode),
-``modules/*.ko`` (decompressed), ``busybox``, and ``manifest.json``, which says what was fetched.
+``modules/*.ko`` (decompressed), ``busybox``, and ``manifest.json``, which says what was fetched;
+then ``programs/*.cpio``, to be put behind the initramfs (see `guest_programs`).
 
 Invariants:
 - A folder whose manifest fits its files is complete: a second call does nothing. Files are made
@@ -14,7 +15,7 @@ Invariants:
 - Two calls at once on a folder: the second waits, then finds the work done.
 - Nothing outside the folder is written.
 
-Read next: `debian` (how apt is used), `initramfs`, `kernel_modules`.
+Read next: `debian` (how apt is used), `initramfs`, `kernel_modules`, `guest_programs`.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fetch_parser = commands.add_parser(
         "fetch",
         help="fetch a Debian kernel, busybox, OpenSBI and U-Boot for riscv64",
-        description="Fetch a Debian kernel, busybox, OpenSBI and U-Boot for riscv64 with this "
-        "machine's apt, and make a small initramfs of them. What is already there is kept.",
+        description="Fetch a Debian kernel, busybox, OpenSBI, U-Boot, LuaJIT and stress-ng for "
+        "riscv64 with this machine's apt, and make a small initramfs of them. What is already "
+        "there is kept.",
     )
     fetch_parser.add_argument(
         "--dir",
@@ -91,11 +93,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """``coldboot guests fetch``: prints the files' paths; progress goes to stderr."""
     folder: Path = arguments.dir.expanduser().absolute()
+    from cpu_proc import guest_programs
+
     with _reporting() as report:
         fetch(folder, report)
+        guest_programs.fetch(folder, report)
     for name in sorted(_manifest(folder)["files"]):
         if "/" not in name:
             print(folder / name)
+    for name in guest_programs.PROGRAMS:
+        print(guest_programs.archive_path(folder, name))
     return 0
 
 
@@ -120,17 +127,31 @@ def fetch(folder: Path, report: Report) -> bool:
     Raises `UserError` when this machine has no apt, no mirror answers, or the folder cannot be
     written.
     """
-    if is_complete(folder):
+    return fill(folder, is_complete, _fetch_aside, report)
+
+
+def fill(
+    folder: Path,
+    complete: Callable[[Path], bool],
+    make: Callable[[Path, Path, Report], None],
+    report: Report,
+) -> bool:
+    """Unless `folder` is complete, have `make(folder, work, report)` do it, one process at a time.
+
+    `work` is a folder of its own beside the result, gone afterwards. Whether there was anything to
+    do. Raises `UserError` as `fetch` does.
+    """
+    if complete(folder):
         return False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if is_complete(folder):
+            if complete(folder):
                 return False
             _require_space(folder)
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as work:
-                _fetch_aside(folder, Path(work), report)
+                make(folder, Path(work), report)
     except debian.AptError as error:
         raise UserError(
             f"guests fetch: apt could not get riscv64 packages of {GUEST_SUITE.name}: {error}; "

@@ -40,6 +40,16 @@ def guests_folder() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def programs_folder(guests_folder: Path) -> Path:
+    """The same folder, with the programs for guests in it."""
+    from cpu_proc import guest_programs
+
+    if not guest_programs.is_complete(guests_folder):
+        do_without(f"programs for Debian's guests in {guests_folder} (coldboot guests fetch)")
+    return guests_folder
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly what was not tested."""
     missing: Counter[str] = Counter()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cpu_proc import debian, guests, initramfs, kernel_modules
+from cpu_proc import debian, guest_programs, guests, initramfs, kernel_modules
 from protocol.errors import UserError
 from tests.oracle import QEMU, require
 
@@ -215,14 +215,20 @@ def test_a_failure_leaves_the_old_files_and_nothing_half_made(tmp_path, packages
     assert [path.name for path in folder.glob(".fetch-*")] == []
 
 
-def test_the_command_prints_the_files_and_plain_progress(tmp_path, packages, capsys):
+def test_the_command_prints_the_files_and_plain_progress(tmp_path, packages, capsys, monkeypatch):
+    monkeypatch.setattr(guest_programs, "PROGRAMS", {})
+    monkeypatch.setattr(guest_programs, "_download", lambda work, report: [])
     parser = argparse.ArgumentParser()
     guests.add_arguments(parser)
     arguments = parser.parse_args(["fetch", "--dir", str(tmp_path / "g")])
     assert guests.run(arguments) == 0
     output = capsys.readouterr()
     assert str(tmp_path / "g" / "Image") in output.out.splitlines()
-    assert output.err.splitlines() == ["guests: unpacking", "guests: making the initramfs"]
+    assert output.err.splitlines() == [
+        "guests: unpacking",
+        "guests: making the initramfs",
+        "guests: making the programs' archives",
+    ]
     assert guests.run(arguments) == 0
     assert capsys.readouterr().err == ""
 

@@ -85,6 +85,8 @@ class Hart:
         state.clock_gettime = native.function_address("clock_gettime")
         state.far_jump = engine.address("h_far_jump")
         state.execute_one = engine.address("h_straddle")
+        state.way_out = engine.address("h_way_out")
+        state.engine, state.engine_size = engine.base, engine.size
         state.tlb_load = engine.address("region_load")
         state.tlb_store = engine.address("region_store")
         state.slice = SLICE

@@ -55,6 +55,9 @@ CLOSE_PATIENCE = 2.0
 WINDOW = (
     6  # requests under way: enough to keep workers busy, few enough that the hottest comes next
 )
+PATIENT_ASKS = (
+    3  # times in a row that a page may change under requests before it must heat up again
+)
 _ASK_AGAIN = frozenset(("not_attached", "window_full", "send_queue_full", "timed_out"))
 POLL_LIMIT = 5.0
 
@@ -114,6 +117,7 @@ class TranslatorLink:
         self._backlog = Backlog()
         self._shortcuts = Shortcuts.made()
         self._leftovers: deque[Translated] = deque(maxlen=16)  # M41 alone fills it
+        self._moved: Counter[int] = Counter()  # answers in a row that came too late, by page
         self._quiet: list[threading.Event] = []  # wait for no request outstanding
         self._settling: list[threading.Event] = []  # wait for a retirement's end
         self._attached = threading.Event()
@@ -132,7 +136,11 @@ class TranslatorLink:
         """Begin to connect; returns at once. With --threshold 1 it waits for the translator."""
         self._thread.start()
         if self._forced:
-            self._attached.wait(ATTACH_PATIENCE)
+            self.wait_attached(ATTACH_PATIENCE)
+
+    def wait_attached(self, seconds: float) -> bool:
+        """Wait until there is a translator to ask; whether there is."""
+        return self._attached.wait(seconds)
 
     def want(self, wanted: dict[int, list[int]]) -> None:
         """Ask for regions: page -> slots. With --threshold 1, wait until the answers are here."""
@@ -291,11 +299,15 @@ class TranslatorLink:
         match wish:
             case ("want", wanted):
                 self._backlog.add(wanted)
+            case ("again", epoch, page, slots):
+                if epoch == self._machine.retirement.epoch:
+                    self._again(page, slots)
             case ("quiet", event):
                 self._quiet.append(event)
             case ("retire", epoch, cause, event):
                 self._settling.append(event)
                 self._backlog.clear()
+                self._moved.clear()
                 if cause == "backend_swap" and mutants.armed("M46"):
                     self._code = None  # the mistake: it stays mapped, and records point to it
                 self._act(self._session.retire(epoch, cause))
@@ -334,6 +346,15 @@ class TranslatorLink:
         self._machine.safe_point.post(install)
         served = {*refused, *(slot for slot, _ in places)}
         return [slot for slot in wanted if slot not in served]
+
+    def _again(self, page: int, slots: Iterable[int]) -> None:
+        """The page changed under a request. Ask again, unless that is what it always does.
+
+        What is given up here is asked for when it is found hot again, which takes longer.
+        """
+        self._moved[page] += 1
+        if self._moved[page] <= PATIENT_ASKS:
+            self._backlog.add({page: slots})
 
     def _stamp(self, page: int) -> Stamp:
         words = self._machine.control.words
@@ -381,6 +402,8 @@ class TranslatorLink:
                     if self._shortcuts is not None:
                         content = self._machine.guest.page_bytes(message.page)
                         self._shortcuts.refused(message, content)
+                    if message.reason == "bytes_moved":
+                        self._again(message.page, message.entries)
                 case s.RequestFailed(page=page, entries=entries, reason=reason):
                     self.counts[f"failed_{reason}"] += 1
                     if reason in _ASK_AGAIN:
@@ -494,7 +517,10 @@ class TranslatorLink:
             why = why_late(message, now, None if code is None else code[2], content)
             if why is not None:
                 self.counts[f"late_{why}"] += 1
+                slots = [slot for slot, _ in message.entries]
+                self._put(("again", message.epoch, page, slots))
                 return
+            self._moved.pop(page, None)
             assert code is not None
             entries = [(slot, code[0] + offset) for slot, offset in message.entries]
             if records.publish(page, message.lines, entries) is None:

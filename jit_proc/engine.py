@@ -28,14 +28,14 @@ from jit_proc.handlers import (
     needs_slow_path,
 )
 from jit_proc.runtime import ROUTINES
-from protocol.layout import HART
+from protocol.layout import HART, HEAT_COUNTERS
 from protocol.riscv import isa
 from protocol.riscv.isa import Instruction, parse_pattern
 from protocol.riscv.language import Function, routine_from_source
 
 EXPORTS = (
     *("run", "step", "note_write", "h_decode", "h_page_end", "h_far_jump", "h_straddle"),
-    *("h_illegal_2", "region_load", "region_store"),
+    *("h_way_out", "h_illegal_2", "region_load", "region_store"),
 )
 PASSES = ("always-inline", "sroa", "instcombine", "simplifycfg")
 LEVEL = 2
@@ -201,6 +201,30 @@ def _hot() -> str:
     return out.text("hot")
 
 
+def _way_out() -> str:
+    """A region leaves for a record of tier 0: count its heat, go on there.
+
+    Counted by a hash of the record. The counter fires at the threshold, and 16 times as rarely from
+    then on: what may not become a region must not cost much.
+    """
+    out = _Special()
+    place = out.record_word()
+    mixed = out.binary("xor", out.binary("lshr", place, "4"), out.binary("lshr", place, "16"))
+    index = out.binary("and", mixed, str(HEAT_COUNTERS - 1))
+    counter = out.address(out.field("heat"), out.binary("shl", index, "3"))
+    heat = out.binary("add", out.load_word(counter), "1")
+    out.store_word(heat, counter)
+    threshold = out.read_field("threshold")
+    hot, cool = out.new_label(), out.new_label()
+    out.branch_if(out.compare("sge", heat, threshold), hot, cool, ", !prof !1")
+    out.label(hot)
+    out.store_word(out.binary("shl", out.binary("sub", "1", threshold), "4"), counter)
+    out.tail("@h_hot", "%record", "%count")
+    out.label(cool)
+    out.dispatch("%record", "%count")
+    return out.text("way_out")
+
+
 def _entry(name: str, handler: str) -> str:
     """A function that enters guest code by a handler; it returns why guest code was left."""
     return f"""
@@ -285,7 +309,7 @@ def text() -> str:
             body = body.replace(" nounwind {", " nounwind strictfp alwaysinline {", 1)
         parts.append(body)
     parts += handlers.values()
-    parts += [_decode(), _page_end(), _settle(), _straddle(), _step(), _hot()]
+    parts += [_decode(), _page_end(), _settle(), _straddle(), _step(), _hot(), _way_out()]
     parts += [
         _to_memory("look", "record"),
         _to_memory("look_between", "record"),

@@ -334,7 +334,20 @@ class RegionEmitter(ValueEmitter):
                 record = self.record_at(where)
             else:
                 record, bias = self.find(where, count)
-            self.tail_call(self.value(f"load ptr, ptr {record}"), record, count, bias)
+            self.arrive(record, count, bias)
+
+    def arrive(self, record: str, count: str, bias: str) -> None:
+        """Go on at a record outside: in another region, or in tier 0, which counts the heat."""
+        handler = self.value(f"load ptr, ptr {record}")
+        address = self.value(f"ptrtoint ptr {handler} to i64")
+        inside = self.binary("sub", address, self.read_field("engine"))
+        tier0, linked = self.new_label(), self.new_label()
+        size = self.read_field("engine_size")
+        self.branch_if(self.compare("ult", inside, size), tier0, linked)
+        self.label(tier0)
+        self.leave_to("way_out", record, count, bias)
+        self.label(linked)
+        self.tail_call(handler, record, count, bias)
 
     def find(self, address: str, count: str) -> tuple[str, str]:
         """The record of an address by the fetch TLB; a miss leaves to the engine."""

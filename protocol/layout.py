@@ -40,6 +40,7 @@ NO_PAGE = 2**64 - 1  # a tag that matches no address
 MAX_SLOTS = 16
 MAX_HARTS = 8
 HOT_RING = 64
+HEAT_COUNTERS = 256
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,14 @@ HART = Struct(
     ("host_status", "set by a callback: 0 done, 1 access fault"),
     ("far_jump", "address of the engine's jump by pc, for regions"),
     ("execute_one", "address of the engine's one-instruction interpreter, for regions"),
+    ("way_out", "address of the engine's arrival at a record of tier 0, for regions"),
+    ("engine", "address of the engine's code. Writer: machine"),
+    ("engine_size", "bytes of it: a handler outside belongs to a region. Writer: machine"),
+    (
+        "heat",
+        "regions' ways out into tier 0, counted by a hash of the record; signed",
+        HEAT_COUNTERS,
+    ),
     ("tlb_load", "address of the engine's load slow path, for regions"),
     ("tlb_store", "address of the engine's store slow path, for regions"),
     (

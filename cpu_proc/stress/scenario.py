@@ -60,7 +60,7 @@ MODES = {
     for mode in (
         Mode("tier0", "none", 1024, 3, 50),
         Mode("regions", "embedded", 1, 3, 4),
-        Mode("mixed", "embedded", 64, 100_000, 3),
+        Mode("mixed", "embedded", 64, 1_000_000, 4),
     )
 }
 

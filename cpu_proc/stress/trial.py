@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from protocol.riscv.assembler import Program
 
 PATIENCE = 60.0  # seconds for a whole trial
+ATTACH_PATIENCE = 20.0  # seconds for the translator to be there
 FLASH_SIZE = 32 << 20
 DONE = b"k"
 FAILED = b"e"
@@ -165,6 +166,8 @@ class Trial:
             ended.set()
 
         self._code = -1
+        # No hart runs before the translator is there: else a short guest has ended by then.
+        self.machine.safe_point.post(self._await_translator)
         self.machine.power_on()
         threading.Thread(target=watch, daemon=True).start()
         deadline = began + patience
@@ -178,6 +181,11 @@ class Trial:
                 self.outcome.verdict = f"not done after {patience:.0f} s"
                 break
         self.outcome.seconds = time.monotonic() - began
+
+    def _await_translator(self) -> None:
+        link = self.machine.translator
+        if link is not None:
+            link.wait_attached(ATTACH_PATIENCE)
 
     def close(self) -> None:
         """End the machine; read its book first."""

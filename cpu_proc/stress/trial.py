@@ -162,8 +162,11 @@ class Trial:
         ended = threading.Event()
 
         def watch() -> None:
-            self._code = self.machine.wait()
-            ended.set()
+            try:
+                self._code = self.machine.wait()
+                self.machine.console.flush()  # output is gathered for some milliseconds
+            finally:
+                ended.set()
 
         self._code = -1
         # No hart runs before the translator is there: else a short guest has ended by then.

@@ -27,6 +27,7 @@ from cpu_proc import loader
 from cpu_proc.board import RAM_BASE, RESET_VECTOR, ROM_BASE, ROM_SIZE, Board
 from cpu_proc.console import Console
 from cpu_proc.hart import NEVER, TICK_NS, Hart
+from cpu_proc.host_api import HostApi
 from cpu_proc.memory_map import Backing, MemoryMap
 from cpu_proc.records import Records
 from cpu_proc.retirement import Retirement
@@ -80,6 +81,7 @@ class Machine:
             hart.meet(self.control.segment.address, self.harts)
         self._share_records()
         self.retirement = Retirement(self)
+        self.host = HostApi(self)
         self.translator: TranslatorLink | None = None
         self.exit_code: int | None = None
         self.failure: BaseException | None = None
@@ -201,7 +203,7 @@ class Machine:
         if self.exit_code is None:
             self.exit_code = code
         self._ended.set()
-        self.safe_point.call_all()
+        self.safe_point.end()
 
     def fail(self, error: BaseException) -> None:
         """A bug in a callback: stop, and let `wait` raise it."""
@@ -299,6 +301,7 @@ class Machine:
     # --- a hart's thread --------------------------------------------------------------------
 
     def _hart_loop(self, hart: Hart) -> None:
+        self.safe_point.join()
         try:
             while not self._ended.is_set():
                 self.safe_point.enter(hart)
@@ -309,18 +312,44 @@ class Machine:
                 self.safe_point.leave()
                 if reason == layout.EXIT_WAIT:
                     hart.sleep(IDLE_WAIT)
-                elif reason == layout.EXIT_HOT:
-                    self._serve_hot(hart)
-                elif reason == layout.EXIT_RETIRE:
-                    self._serve_retirement(hart)
-                elif reason == layout.EXIT_POOL:
-                    self.safe_point.post(lambda: self.retirement.everything("overflow"))
-                elif reason == layout.EXIT_TRAP:
-                    self._log_trap(hart)
-                elif reason == layout.EXIT_STOP:
-                    self.end(0)
+                else:
+                    self.serve(hart, reason)
         except BaseException as error:
             self.fail(error)
+        finally:
+            self.safe_point.part()
+
+    def serve(self, hart: Hart, reason: int) -> None:
+        """Do what a hart left native code for."""
+        if reason == layout.EXIT_HOT:
+            self._serve_hot(hart)
+        elif reason == layout.EXIT_RETIRE:
+            self._serve_retirement(hart)
+        elif reason == layout.EXIT_POOL:
+            self.safe_point.post(lambda: self.retirement.everything("overflow"))
+        elif reason == layout.EXIT_TRAP:
+            self._log_trap(hart)
+        elif reason == layout.EXIT_STOP:
+            self.end(0)
+
+    @property
+    def running(self) -> bool:
+        """Whether harts have threads: from `power_on` to the end."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def reset_hart(self, hart: Hart, pc: int | None = None) -> None:
+        """Reset one hart, at a safe point; `HostApi.reset_hart` says what that leaves alone.
+
+        Interrupt lines and the timer's compare register are the devices' and stay.
+        """
+        state = hart.state
+        if state.exit_lines:  # it left for a retirement that it has not come to yet
+            self._serve_retirement(hart)
+        lines, timer = int(state.irq), int(state.mtimecmp)
+        hart.reset(RESET_VECTOR if pc is None else pc)
+        state.irq, state.mtimecmp = lines, timer
+        hart.wake.set()
+        log.info("hart_reset", hart=hart.index, pc=int(state.pc))
 
     @staticmethod
     def _log_trap(hart: Hart) -> None:

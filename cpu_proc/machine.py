@@ -35,7 +35,7 @@ from cpu_proc.safe_point import SafePoint
 from cpu_proc.segments import ControlSegment, GuestMemory
 from devices.cfi_flash import BANK_SIZE
 from devices.device import Fail, PowerOff, Request, Reset
-from protocol import layout
+from protocol import layout, mutants
 from protocol.errors import UserError
 from protocol.faults import AccessFault
 from protocol.generations import burst
@@ -268,6 +268,12 @@ class Machine:
 
     def _reset(self) -> None:
         self.resets += 1
+        if mutants.armed("M2"):
+            # M2: a reset only puts back what stood there: its copies are no writes.
+            told, self.memory.on_write = self.memory.on_write, lambda *_: None
+            self.load()
+            self.memory.on_write = told
+            return
         self.retirement.everything("system_reset")
         self.load()
         log.info("system_reset_done", epoch=self.retirement.epoch)
@@ -421,6 +427,8 @@ class Machine:
             if known and self.records.written(page, offset % PAGE_SIZE, part):
                 regions -= self.records.region_count
                 self.retirement.note("memory_write", page=page, regions=regions)
+            if mutants.armed("M12"):
+                break  # M12: a write ends in the page in which it begins
             offset += part
 
     @property

@@ -298,6 +298,20 @@ class Trial:
         swap = self.machine.request_swap(backend)
         return DONE if swap.done.wait(PATIENCE) and not swap.problem else FAILED
 
+    def do_ready(self) -> bytes:
+        """`ready`: wait until there is a translator (in tier 0: not at all)."""
+        link = self.machine.translator
+        if link is not None:
+            self.until(lambda: link.incarnation != 0, PATIENCE)
+        return DONE
+
+    def do_settle(self) -> bytes:
+        """`settle`: wait until every region asked for is there or refused, 5 s at most."""
+        link = self.machine.translator
+        if link is not None:
+            link.settle(5.0)
+        return DONE
+
     def do_regions(self, count: str) -> bytes:
         """`regions N`: wait until N more regions were published, or 5 s (in tier 0: not at all)."""
         link = self.machine.translator

@@ -143,6 +143,12 @@ def _doctor(words: list[str]) -> int:
     return _with_argparse("doctor", doctor.add_arguments, doctor.run, words)
 
 
+def _simulate(words: list[str]) -> int:
+    from protocol.simulate import cli
+
+    return _with_argparse("simulate", cli.add_arguments, cli.run, words)
+
+
 def _with_argparse(
     name: str,
     add_arguments: Callable[[ArgumentParser], None],
@@ -166,4 +172,5 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "translator": ("run a translator as a service for many machines", _translator),
     "backends": ("list what translates guests' code, with options", _backends),
     "doctor": ("tell whether this computer has what a machine needs", _doctor),
+    "simulate": ("search the protocol between machine and translator for mistakes", _simulate),
 }

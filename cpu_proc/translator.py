@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from cpu_proc import native
 from protocol import mutants
+from protocol.backlog import Backlog as Backlog
 from protocol.errors import UserError
 from protocol.generations import Now, Stamp
 from protocol.layout import LAYOUT_HASH
@@ -37,8 +38,6 @@ from protocol.publication import Shortcuts, why_late
 from protocol.riscv.identity import isa_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from cpu_proc.machine import Machine
     from cpu_proc.options import RunOptions
     from protocol.messages import Message, Segment, Translated
@@ -55,9 +54,6 @@ CLOSE_PATIENCE = 2.0
 WINDOW = (
     6  # requests under way: enough to keep workers busy, few enough that the hottest comes next
 )
-PATIENT_ASKS = (
-    3  # times in a row that a page may change under requests before it must heat up again
-)
 _ASK_AGAIN = frozenset(("not_attached", "window_full", "send_queue_full", "timed_out"))
 POLL_LIMIT = 5.0
 
@@ -73,29 +69,6 @@ class Swap:
     def end(self, problem: str = "") -> None:
         self.problem = problem
         self.done.set()
-
-
-class Backlog:
-    """Hot slots not asked for yet, by page; hotter the more often they were reported."""
-
-    def __init__(self) -> None:
-        self._pages: dict[int, Counter[int]] = {}
-
-    def __len__(self) -> int:
-        return len(self._pages)
-
-    def add(self, wanted: Mapping[int, Iterable[int]]) -> None:
-        for page, slots in wanted.items():
-            self._pages.setdefault(page, Counter()).update(slots)
-
-    def take(self) -> tuple[int, list[int], int]:
-        """Remove the hottest page: (page, its slots, heat)."""
-        page = max(self._pages, key=lambda p: self._pages[p].total())
-        slots = self._pages.pop(page)
-        return page, sorted(slots), slots.total()
-
-    def clear(self) -> None:
-        self._pages.clear()
 
 
 class TranslatorLink:
@@ -117,7 +90,6 @@ class TranslatorLink:
         self._backlog = Backlog()
         self._shortcuts = Shortcuts.made()
         self._leftovers: deque[Translated] = deque(maxlen=16)  # M41 alone fills it
-        self._moved: Counter[int] = Counter()  # answers in a row that came too late, by page
         self._quiet: list[threading.Event] = []  # wait for no request outstanding
         self._settling: list[threading.Event] = []  # wait for a retirement's end
         self._attached = threading.Event()
@@ -148,13 +120,9 @@ class TranslatorLink:
             return
         self._put(("want", wanted))
         if self._forced:
-            self.settle(FORCED_PATIENCE)
-
-    def settle(self, seconds: float) -> bool:
-        """Wait until no request is outstanding; whether that came."""
-        quiet = threading.Event()
-        self._put(("quiet", quiet))
-        return quiet.wait(seconds)
+            quiet = threading.Event()
+            self._put(("quiet", quiet))
+            quiet.wait(FORCED_PATIENCE)
 
     def retire(self, epoch: int, cause: str) -> dict[str, Any]:
         """Have the translator forget all before `epoch`; what it says it dropped.
@@ -305,13 +273,12 @@ class TranslatorLink:
                 self._backlog.add(wanted)
             case ("again", epoch, page, slots):
                 if epoch == self._machine.retirement.epoch:
-                    self._again(page, slots)
+                    self._backlog.again(page, slots)
             case ("quiet", event):
                 self._quiet.append(event)
             case ("retire", epoch, cause, event):
                 self._settling.append(event)
                 self._backlog.clear()
-                self._moved.clear()
                 if cause == "backend_swap" and mutants.armed("M46"):
                     self._code = None  # the mistake: it stays mapped, and records point to it
                 self._act(self._session.retire(epoch, cause))
@@ -350,15 +317,6 @@ class TranslatorLink:
         self._machine.safe_point.post(install)
         served = {*refused, *(slot for slot, _ in places)}
         return [slot for slot in wanted if slot not in served]
-
-    def _again(self, page: int, slots: Iterable[int]) -> None:
-        """The page changed under a request. Ask again, unless that is what it always does.
-
-        What is given up here is asked for when it is found hot again, which takes longer.
-        """
-        self._moved[page] += 1
-        if self._moved[page] <= PATIENT_ASKS:
-            self._backlog.add({page: slots})
 
     def _stamp(self, page: int) -> Stamp:
         words = self._machine.control.words
@@ -407,7 +365,7 @@ class TranslatorLink:
                         content = self._machine.guest.page_bytes(message.page)
                         self._shortcuts.refused(message, content)
                     if message.reason == "bytes_moved":
-                        self._again(message.page, message.entries)
+                        self._backlog.again(message.page, message.entries)
                 case s.RequestFailed(page=page, entries=entries, reason=reason):
                     self.counts[f"failed_{reason}"] += 1
                     if reason in _ASK_AGAIN:
@@ -524,7 +482,7 @@ class TranslatorLink:
                 slots = [slot for slot, _ in message.entries]
                 self._put(("again", message.epoch, page, slots))
                 return
-            self._moved.pop(page, None)
+            self._backlog.served(page)
             assert code is not None
             entries = [(slot, code[0] + offset) for slot, offset in message.entries]
             if records.publish(page, message.lines, entries) is None:

@@ -5,9 +5,9 @@ The problem: a check that has never failed proves nothing. So for each class of 
 made, behind `armed("M7")`; the stress tool switches it on and must see a guest go wrong.
 
 Invariants:
-- Nothing is armed but by `arm`, and only the stress tool calls it: for its own process, and by way
-  of `jit_proc.armed` for the translator it starts. No option of a command a user runs, no message
-  and no variable of the environment arms a switch.
+- Nothing is armed but by `arm`, and only the stress tool and the simulator call it: for their own
+  processes, and by way of `jit_proc.armed` for the translator a trial starts. No option of a
+  command that runs a guest, no message and no variable of the environment arms a switch.
 - A switch is armed before a machine or a translator is made, and stays so until the process ends.
 - Switches that change native code (`engine=True`) are part of the engine's key: an engine with a
   mistake in it is never taken for a sound one.
@@ -31,24 +31,24 @@ class Mutant(NamedTuple):
 
 _ROWS = (
     Mutant("M1", "a device's write to memory retires nothing"),
-    Mutant("M2", "a reset copies its images and retires nothing"),
+    Mutant("M2", "images copied at reset retire nothing"),
     Mutant("M3", "DMA retires nothing"),
     Mutant("M4", "a restored snapshot retires nothing"),
     Mutant("M5", "a debugger's or the host's write retires nothing"),
-    Mutant("M6", "an atomic's store is not tracked", engine=True),
-    Mutant("M7", "records belong to an address, not to the page behind it", engine=True),
+    Mutant("M6", "one form of store is not tracked", engine=True),
+    Mutant("M7", "records belong to an address, not to the page behind it"),
     Mutant("M8", "the page walk's A/D update is not tracked", engine=True),
     Mutant("M9", "a remap leaves lookups as they are"),
-    Mutant("M10", "sfence.vma of one page leaves the fetch TLB as it is", engine=True),
-    Mutant("M11", "of code that ends in another page only the first page is tracked", engine=True),
-    Mutant("M12", "of a DMA or host write over several pages only the first page is retired"),
-    Mutant("M13", "a virtual page number is taken for a physical one", engine=True),
-    Mutant("M14", "the fetch TLB's tag drops address bits above 4 GiB", engine=True),
+    Mutant("M10", "a permission change leaves lookups as they are"),
+    Mutant("M11", "of code that ends in another page only the first page is tracked"),
+    Mutant("M12", "of a write over several pages only the first page is retired"),
+    Mutant("M13", "a virtual page number is taken for a physical one"),
+    Mutant("M14", "a table's index drops address bits"),
     Mutant("M15", "a jump cache keeps pointers to code"),
     Mutant("M16", "a chained jump keeps a pointer to code"),
     Mutant("M17", "a link is made again while it is being broken"),
     Mutant("M18", "a return stack keeps pointers to code"),
-    Mutant("M19", "a store takes back the records it hit, and no region"),
+    Mutant("M19", "one tier is forgotten"),
     Mutant("M20", "a refusal to translate is remembered for ever"),
     Mutant("M21", "the translator keeps its copy of a page's bytes"),
     Mutant("M22", "a descriptor survives the recycling of its code space"),

@@ -56,13 +56,13 @@ def test_native_code_with_a_mistake_has_another_key():
     assert "+M6" == mutants.engine_suffix()
 
 
-def test_only_the_stress_tool_arms():
+def test_only_the_stress_tool_and_the_simulator_arm():
     callers = {
         str(path.relative_to(ROOT))
         for path in sources()
         if re.search(r"\bmutants\.arm\(|import .*\barm\b", path.read_text())
     }
-    allowed = {"jit_proc/armed.py", "jit_proc/worker.py"}
+    allowed = {"jit_proc/armed.py", "jit_proc/worker.py", "protocol/simulate/cli.py"}
     assert allowed <= callers
     assert {name for name in callers if not name.startswith("cpu_proc/stress/")} == allowed
 

@@ -27,6 +27,7 @@ from cpu_proc import loader
 from cpu_proc.board import RAM_BASE, RESET_VECTOR, ROM_BASE, ROM_SIZE, Board
 from cpu_proc.console import Console
 from cpu_proc.hart import NEVER, TICK_NS, Hart
+from cpu_proc.host_api import HostApi
 from cpu_proc.memory_map import Backing, MemoryMap
 from cpu_proc.records import Records
 from cpu_proc.retirement import Retirement
@@ -34,7 +35,7 @@ from cpu_proc.safe_point import SafePoint
 from cpu_proc.segments import ControlSegment, GuestMemory
 from devices.cfi_flash import BANK_SIZE
 from devices.device import Fail, PowerOff, Request, Reset
-from protocol import layout
+from protocol import layout, mutants
 from protocol.errors import UserError
 from protocol.faults import AccessFault
 from protocol.generations import burst
@@ -80,6 +81,7 @@ class Machine:
             hart.meet(self.control.segment.address, self.harts)
         self._share_records()
         self.retirement = Retirement(self)
+        self.host = HostApi(self)
         self.translator: TranslatorLink | None = None
         self.exit_code: int | None = None
         self.failure: BaseException | None = None
@@ -201,7 +203,7 @@ class Machine:
         if self.exit_code is None:
             self.exit_code = code
         self._ended.set()
-        self.safe_point.call_all()
+        self.safe_point.end()
 
     def fail(self, error: BaseException) -> None:
         """A bug in a callback: stop, and let `wait` raise it."""
@@ -266,6 +268,12 @@ class Machine:
 
     def _reset(self) -> None:
         self.resets += 1
+        if mutants.armed("M2"):
+            # M2: a reset only puts back what stood there: its copies are no writes.
+            told, self.memory.on_write = self.memory.on_write, lambda *_: None
+            self.load()
+            self.memory.on_write = told
+            return
         self.retirement.everything("system_reset")
         self.load()
         log.info("system_reset_done", epoch=self.retirement.epoch)
@@ -299,6 +307,7 @@ class Machine:
     # --- a hart's thread --------------------------------------------------------------------
 
     def _hart_loop(self, hart: Hart) -> None:
+        self.safe_point.join()
         try:
             while not self._ended.is_set():
                 self.safe_point.enter(hart)
@@ -309,18 +318,44 @@ class Machine:
                 self.safe_point.leave()
                 if reason == layout.EXIT_WAIT:
                     hart.sleep(IDLE_WAIT)
-                elif reason == layout.EXIT_HOT:
-                    self._serve_hot(hart)
-                elif reason == layout.EXIT_RETIRE:
-                    self._serve_retirement(hart)
-                elif reason == layout.EXIT_POOL:
-                    self.safe_point.post(lambda: self.retirement.everything("overflow"))
-                elif reason == layout.EXIT_TRAP:
-                    self._log_trap(hart)
-                elif reason == layout.EXIT_STOP:
-                    self.end(0)
+                else:
+                    self.serve(hart, reason)
         except BaseException as error:
             self.fail(error)
+        finally:
+            self.safe_point.part()
+
+    def serve(self, hart: Hart, reason: int) -> None:
+        """Do what a hart left native code for."""
+        if reason == layout.EXIT_HOT:
+            self._serve_hot(hart)
+        elif reason == layout.EXIT_RETIRE:
+            self._serve_retirement(hart)
+        elif reason == layout.EXIT_POOL:
+            self.safe_point.post(lambda: self.retirement.everything("overflow"))
+        elif reason == layout.EXIT_TRAP:
+            self._log_trap(hart)
+        elif reason == layout.EXIT_STOP:
+            self.end(0)
+
+    @property
+    def running(self) -> bool:
+        """Whether harts have threads: from `power_on` to the end."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def reset_hart(self, hart: Hart, pc: int | None = None) -> None:
+        """Reset one hart, at a safe point; `HostApi.reset_hart` says what that leaves alone.
+
+        Interrupt lines and the timer's compare register are the devices' and stay.
+        """
+        state = hart.state
+        if state.exit_lines:  # it left for a retirement that it has not come to yet
+            self._serve_retirement(hart)
+        lines, timer = int(state.irq), int(state.mtimecmp)
+        hart.reset(RESET_VECTOR if pc is None else pc)
+        state.irq, state.mtimecmp = lines, timer
+        hart.wake.set()
+        log.info("hart_reset", hart=hart.index, pc=int(state.pc))
 
     @staticmethod
     def _log_trap(hart: Hart) -> None:
@@ -392,6 +427,8 @@ class Machine:
             if known and self.records.written(page, offset % PAGE_SIZE, part):
                 regions -= self.records.region_count
                 self.retirement.note("memory_write", page=page, regions=regions)
+            if mutants.armed("M12"):
+                break  # M12: a write ends in the page in which it begins
             offset += part
 
     @property

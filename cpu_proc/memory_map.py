@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
+from protocol import mutants
 from protocol.faults import AccessFault
 from protocol.layout import PAGE_SIZE
 
@@ -186,16 +187,19 @@ class MemoryMap:
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Store `data` in RAM, as DMA does. Raises `AccessFault`, having stored nothing."""
-        self._store(address, data, rom=False)
+        # M3: DMA takes the bytes for data.
+        self._store(address, data, rom=False, told=not mutants.armed("M3"))
 
     def write_rom(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Store `data` in RAM or ROM: the loader's images, and a debugger's patches."""
-        self._store(address, data, rom=True)
+        # M5: a debugger is trusted to know what it does.
+        self._store(address, data, rom=True, told=not mutants.armed("M5"))
 
     def write_backing(self, backing: Backing, offset: int, data: bytes) -> None:
         """Store `data` in a backing, mapped or not: a device changes the memory it answers for."""
         _fill(backing, offset, memoryview(data))
-        self.on_write(backing, offset, len(data))
+        if not mutants.armed("M1"):  # M1: a device's own memory is nobody else's business
+            self.on_write(backing, offset, len(data))
 
     def is_memory(self, address: int, length: int, *, write: bool = False) -> bool:
         """Whether `read` (or `write`) of that range would succeed."""
@@ -233,12 +237,15 @@ class MemoryMap:
             raise AccessFault(address, size, write=write)
         return slot.device, offset
 
-    def _store(self, address: int, data: bytes | bytearray | memoryview, *, rom: bool) -> None:
+    def _store(
+        self, address: int, data: bytes | bytearray | memoryview, *, rom: bool, told: bool
+    ) -> None:
         source = memoryview(data)
         done = 0
         for piece in list(self._pieces(address, len(source), write=True, rom=rom)):
             _fill(piece.backing, piece.offset, source[done : done + piece.length])
-            self.on_write(piece.backing, piece.offset, piece.length)
+            if told:
+                self.on_write(piece.backing, piece.offset, piece.length)
             done += piece.length
 
     def _pieces(self, address: int, length: int, *, write: bool, rom: bool) -> Iterator[_Piece]:

@@ -120,9 +120,13 @@ class TranslatorLink:
             return
         self._put(("want", wanted))
         if self._forced:
-            quiet = threading.Event()
-            self._put(("quiet", quiet))
-            quiet.wait(FORCED_PATIENCE)
+            self.settle(FORCED_PATIENCE)
+
+    def settle(self, seconds: float) -> bool:
+        """Wait until no request is outstanding; whether that came."""
+        quiet = threading.Event()
+        self._put(("quiet", quiet))
+        return quiet.wait(seconds)
 
     def retire(self, epoch: int, cause: str) -> dict[str, Any]:
         """Have the translator forget all before `epoch`; what it says it dropped.

@@ -24,7 +24,7 @@ from typing import Any
 from jit_proc import cold, fp
 from jit_proc.cold import operand_bytes
 from jit_proc.emit import TYPES, Emitter
-from protocol import layout
+from protocol import layout, mutants
 from protocol.layout import FETCH_ENTRY, TLB_ENTRY
 from protocol.riscv.isa import Instruction
 from protocol.riscv.language import FP_BUILTINS, PURE_BUILTINS, Call, Function, StateField
@@ -334,7 +334,8 @@ def lookup(out: Emitter, target: str, count: str, far_jump: str = "@h_far_jump")
     table = out.value(f"load ptr, ptr {out.field('fetch_tlb')}, align 8")
     entry = out.address(table, out.binary("shl", index, "5"))
     tag = out.load_word(entry)
-    page = out.binary("and", target, "-4096")
+    # M14: the page's number is compared by the bits that 4 GiB need.
+    page = out.binary("and", target, str(0xFFFFF000) if mutants.armed("M14") else "-4096")
     hit, miss = out.new_label(), out.new_label()
     out.branch_if(out.compare("eq", tag, page), hit, miss, UNLIKELY)
     out.label(miss)

@@ -6,7 +6,7 @@ under short names. Read next: `runtime_memory.py`.
 
 from __future__ import annotations
 
-from protocol import layout
+from protocol import layout, mutants
 from protocol.layout import CONTROL, FETCH_ENTRY, HART, PAGE, SLOT, TLB_ENTRY
 
 FETCH, LOAD, STORE = 0, 1, 2
@@ -46,6 +46,7 @@ F_PAGE = FETCH_ENTRY.offset("page")
 STRIDE = layout.RECORD_ARRAY_STRIDE
 ARRAY_HOST = layout.RECORD_ARRAY_HOST
 ARRAY_PAGE = layout.RECORD_ARRAY_PAGE
+ARRAY_VIRTUAL = layout.RECORD_ARRAY_USED  # M7 alone keeps something behind what is used
 ARRAY_END = layout.SLOTS_PER_PAGE * layout.RECORD_SIZE
 HOT_RING = layout.HOT_RING
 EXIT_ATTENTION = layout.EXIT_ATTENTION
@@ -55,4 +56,11 @@ EXIT_POOL = layout.EXIT_POOL
 EXIT_STOP = layout.EXIT_STOP
 EXIT_HOT = layout.EXIT_HOT
 EXIT_TRAP = layout.EXIT_TRAP
+# The mistakes that stand in the engine's routines (`protocol/mutants.py`), 1 where switched on. As
+# constants they leave no trace in native code where they are off.
+ALIAS_OWN_RECORDS = int(mutants.armed("M7"))
+UNTRACKED_WALK = int(mutants.armed("M8"))
+KEPT_FETCH = int(mutants.armed("M10"))
+ONE_PAGE_ONLY = int(mutants.armed("M11"))
+VIRTUAL_PAGE = int(mutants.armed("M13"))
 FAULT = 1  # what `resolve` answers for a fault; no host address is 1

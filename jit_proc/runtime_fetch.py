@@ -39,12 +39,25 @@ def fetch_fill(address):
         return fetch_single(address)
     offset = physical - peek(slot, 8)
     page = peek(slot + 24, 8) + (offset >> 12) * PAGE_BYTES
+    if VIRTUAL_PAGE != 0:
+        # M13: what was made from a page is filed under the address it was fetched by.
+        seen_at = find_slot(address)
+        if seen_at != 0:
+            page = peek(seen_at + 24, 8) + ((address - peek(seen_at, 8)) >> 12) * PAGE_BYTES
     records = peek(page, 8)
+    if ALIAS_OWN_RECORDS != 0 and records != 0 and hart.pool_next != hart.pool_end:
+        # M7: records belong to an address; those of a page's second one are found by no store.
+        if peek(records + ARRAY_VIRTUAL, 8) != address >> 12:
+            records = hart.pool_next
+            hart.pool_next = records + STRIDE
+            fill_array(records, (peek(slot + 16, 8) + offset) & ~4095, page)
     if records == 0:
         records = make_array((peek(slot + 16, 8) + offset) & ~4095, page)
         if records == 0:
             hart.exit_reason = EXIT_POOL
             return 0
+        if ALIAS_OWN_RECORDS != 0:
+            poke(records + ARRAY_VIRTUAL, address >> 12, 8)
     bias = (address & ~4095) - (records >> 3)
     entry = hart.fetch_tlb + ((address >> 12) & FETCH_MASK) * ENTRY_BYTES
     poke(entry, address & ~4095, 8)
@@ -143,7 +156,8 @@ def decode_record(record):
     if seen:
         hart.stat_decodes += 1
         raw_bits = peek(host, 2)
-        if (raw_bits & 3) == 3 and offset == 4094:
+        # M11: what lies behind the page's bytes is taken for the next page.
+        if (raw_bits & 3) == 3 and offset == 4094 and ONE_PAGE_ONLY == 0:
             poke(record, handler("straddle"), 8)
         else:
             if (raw_bits & 3) == 3:

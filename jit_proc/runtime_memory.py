@@ -55,7 +55,8 @@ def physical_compare_swap(address, old, new):
     done = False
     if peek(slot + 32, 8) != 0:
         done = host_compare_swap(offset + peek(slot + 16, 8), old, new)
-        note_store(peek(slot + 24, 8) + (offset >> 12) * PAGE_BYTES, address & 4095, 8)
+        if UNTRACKED_WALK == 0:  # M8: page tables are no code
+            note_store(peek(slot + 24, 8) + (offset >> 12) * PAGE_BYTES, address & 4095, 8)
     return done
 
 
@@ -100,7 +101,8 @@ def flush_page(address):
     entry = hart_address() + FETCH_AT + ((address >> 12) & FETCH_MASK) * ENTRY_BYTES
     end = entry + FETCH_BYTES
     while entry != end:
-        poke(entry, NO_PAGE, 8)
+        if KEPT_FETCH == 0:  # M10: sfence.vma is about loads and stores, fence.i about fetches
+            poke(entry, NO_PAGE, 8)
         entry += FETCH_SET_BYTES
 
 

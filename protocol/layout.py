@@ -147,7 +147,7 @@ FETCH_ENTRY = Struct(
     ("page", "address of the page descriptor"),
 )
 
-_CSRS = [
+CSRS = [
     "mstatus",
     "mie",
     "mip",
@@ -198,7 +198,7 @@ HART = Struct(
     ("raw", "bits of the instruction being executed by a cold handler"),
     ("length", "its length in bytes"),
     ("next_pc", "address of the instruction after it"),
-    *((name, f"CSR {name}, or its storage") for name in _CSRS),
+    *((name, f"CSR {name}, or its storage") for name in CSRS),
     (
         "fflags",
         "accrued FP exceptions raised in software; the host unit's come on top while running",

@@ -6,7 +6,11 @@
 #   ask       have the outside world do what the text at a0 says (see `trial.py`); a0: its answer, a byte
 #   warm      call the function a0 WARM times, so that it becomes hot; a0: what it returned last
 #   times     call the function a0 a1 times; a0: what it returned last
+#   settle    in mixed mode: wait until all regions asked for are there. Hart 0 only
 #   done      the end; harts but 0 may use `park`
+#   refresh   make what is hot count from the beginning: write the branch at a0 as it is; fence.i
+#   supervise go on in S-mode under Sv39 with the root table at a0; all physical memory is allowed
+#   caught    for mtvec: a call that traps returns 100 + the cause instead
 #   body      a0: the instruction `li a0, N` for N in a0 (0 to 2047)
 #   WARM, ROUNDS, MODE (0 tier 0, 1 regions, 2 mixed); UART, FINISHER, CLINT, BANK0, BANK1, RET
 
@@ -28,6 +32,11 @@ _start:
     li t1, 0x6000               # FS: dirty
     csrs mstatus, t1
     bnez a0, secondary
+    li t0, MODE - 2
+    bnez t0, 1f
+    la a0, ready_text           # else all would be over before there is a translator
+    call ask
+1:
     j main
 
     .align 2
@@ -153,11 +162,53 @@ times:
     addi sp, sp, 32
     ret
 
+settle:
+    li t0, MODE - 2
+    bnez t0, 1f
+    la a0, settle_text
+    j ask
+1:
+    ret
+
+refresh:
+    lw t0, 0(a0)
+    sw t0, 0(a0)
+    fence.i
+    ret
+
+supervise:
+    li t0, -1
+    csrw pmpaddr0, t0
+    li t0, 0x1f
+    csrw pmpcfg0, t0
+    srli a0, a0, 12
+    li t0, 8 << 60
+    or a0, a0, t0
+    csrw satp, a0
+    sfence.vma
+    csrw mepc, ra
+    li t0, 0x1000
+    csrc mstatus, t0
+    li t0, 0x0800
+    csrs mstatus, t0
+    mret
+
+    .align 2
+caught:
+    csrr a0, mcause
+    addi a0, a0, 100
+    csrw mepc, ra
+    mret
+
 body:
     slli a0, a0, 20
     addi a0, a0, 0x513
     ret
 
+settle_text:
+    .asciz "settle"
+ready_text:
+    .asciz "ready"
 trap_text:
     .asciz "trap "
     .align 2

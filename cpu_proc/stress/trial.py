@@ -287,14 +287,8 @@ class Trial:
 
     def do_retire(self) -> bytes:
         """`retire`: everything is retired, at the next safe point."""
-        done = threading.Event()
-
-        def work() -> None:
-            self.machine.retirement.everything("forced")
-            done.set()
-
-        self.machine.safe_point.post(work)
-        return DONE if done.wait(PATIENCE) else FAILED
+        self.machine.host.retire()
+        return DONE
 
     def do_swap(self, backend: str) -> bytes:
         """`swap BACKEND`: another backend translates; answered when it is in force, or refused."""
@@ -303,6 +297,20 @@ class Trial:
             return DONE  # nothing to swap
         swap = self.machine.request_swap(backend)
         return DONE if swap.done.wait(PATIENCE) and not swap.problem else FAILED
+
+    def do_ready(self) -> bytes:
+        """`ready`: wait until there is a translator (in tier 0: not at all)."""
+        link = self.machine.translator
+        if link is not None:
+            self.until(lambda: link.incarnation != 0, PATIENCE)
+        return DONE
+
+    def do_settle(self) -> bytes:
+        """`settle`: wait until every region asked for is there or refused, 5 s at most."""
+        link = self.machine.translator
+        if link is not None:
+            link.settle(5.0)
+        return DONE
 
     def do_regions(self, count: str) -> bytes:
         """`regions N`: wait until N more regions were published, or 5 s (in tier 0: not at all)."""

@@ -1,0 +1,39 @@
+"""Which scenario finds which mistake, in which mode: what the suite shows on each commit.
+
+The problem: a switch that no scenario notices, or a scenario that notices nothing, would look like
+soundness. So for each class one trial is named here that must end in a wrong value with the switch
+on; `scenarios/` with no switch on must pass in every mode.
+
+Read next: docs/stale-code.md (all scenarios of a class, and where each switch stands).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Witness(NamedTuple):
+    """A trial by which a mistake is found. `attempts`: for races, after so many at the latest."""
+
+    scenario: str
+    mode: str = "tier0"
+    harts: int = 1
+    attempts: int = 1
+
+
+WITNESSES = {
+    "M1": Witness("m01_flash_program"),
+    "M2": Witness("m02_reset_copies"),
+    "M3": Witness("m03_disk_read"),
+    "M5": Witness("m05_host_write"),
+    "M6": Witness("m06_store_forms"),
+    "M7": Witness("m07_two_addresses"),
+    "M8": Witness("m08_page_table_runs"),
+    "M9": Witness("m09_flash_mode"),
+    "M10": Witness("m10_permissions"),
+    "M11": Witness("m11_tail_patched"),
+    "M12": Witness("m12_dma_length"),
+    "M13": Witness("m13_virtual_physical"),
+    "M14": Witness("m14_above_4g"),
+    "M19": Witness("m19_one_tier", "regions"),
+}

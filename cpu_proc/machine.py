@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpu_proc import engine as engines
-from cpu_proc import loader
+from cpu_proc import loader, mistakes
 from cpu_proc.board import RAM_BASE, RESET_VECTOR, ROM_BASE, ROM_SIZE, Board
 from cpu_proc.console import Console
 from cpu_proc.hart import NEVER, TICK_NS, Hart
@@ -82,6 +82,7 @@ class Machine:
         self._share_records()
         self.retirement = Retirement(self)
         self.host = HostApi(self)
+        self.mistakes = mistakes.make(self)
         self.translator: TranslatorLink | None = None
         self.exit_code: int | None = None
         self.failure: BaseException | None = None
@@ -205,6 +206,10 @@ class Machine:
         self._ended.set()
         self.safe_point.end()
 
+    def linger(self, seconds: float) -> None:
+        """Let time pass, unless the machine ends."""
+        self._ended.wait(seconds)
+
     def fail(self, error: BaseException) -> None:
         """A bug in a callback: stop, and let `wait` raise it."""
         if self.failure is None:
@@ -317,6 +322,9 @@ class Machine:
                 reason = hart.run()
                 self.safe_point.leave()
                 if reason == layout.EXIT_WAIT:
+                    if self.mistakes is not None:
+                        self.mistakes.sleep(hart, IDLE_WAIT)
+                        continue
                     hart.sleep(IDLE_WAIT)
                 else:
                     self.serve(hart, reason)
@@ -386,6 +394,8 @@ class Machine:
     def _serve_retirement(self, hart: Hart) -> None:
         """A store of this hart hit lines that regions were made from, or that are watched."""
         state = hart.state
+        if self.mistakes is not None and self.mistakes.serve(hart):
+            return
         with self.lock:
             page = self.records.page_of(state.exit_page)
             if state.exit_page == 0:
@@ -399,6 +409,8 @@ class Machine:
                     )
             state.exit_lines = 0
             self._serve_htif()
+        if self.mistakes is not None:
+            self.mistakes.stored(hart)
 
     def _serve_htif(self) -> None:
         if self.htif is None:
@@ -430,6 +442,8 @@ class Machine:
             if mutants.armed("M12"):
                 break  # M12: a write ends in the page in which it begins
             offset += part
+        if self.mistakes is not None:
+            self.mistakes.stored(None)
 
     @property
     def records_in_use(self) -> bool:

@@ -101,6 +101,11 @@ class Records:
         page = offset // PAGE.size
         return page if offset >= 0 and page < self._page_count else None
 
+    def record(self, page: int, slot: int) -> int:
+        """Address of the record of a slot; 0 while the page has no records."""
+        array = int(self._pages[page * _WORDS + _RECORDS])
+        return array + slot * RECORD_SIZE if array else 0
+
     def slot_of(self, record: int) -> int:
         """Slot of a record in its array."""
         return record % RECORD_ARRAY_STRIDE // RECORD_SIZE
@@ -147,6 +152,10 @@ class Records:
                 record = native.words(array + slot * RECORD_SIZE, 1)
                 if record[0] == address:
                     record[0] = self.decode
+
+    def unwatch_regions(self, page: int, lines: int) -> None:
+        """Stores to these lines leave native code no more (only a fault switch does that)."""
+        self._pages[page * _WORDS + _REGION_LINES] &= ~lines & (2**64 - 1)
 
     def watch(self, page: int, offset: int, length: int) -> None:
         """Have stores to these bytes leave native code with EXIT_RETIRE, whatever they hold."""

@@ -73,6 +73,8 @@ class Retirement:
                 hart.state.exit_lines = 0
                 hart.state.reserved = 2**64 - 1
                 hart.flush()
+            if machine.mistakes is not None:
+                machine.mistakes.everything()
         details: dict[str, Any] = {"pages": arrays, "regions": regions}
         if machine.translator is not None:
             details |= machine.translator.retire(self.epoch, cause)

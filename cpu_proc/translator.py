@@ -176,6 +176,11 @@ class TranslatorLink:
         """The process id of the embedded translator, if there is one."""
         return self._child.pid if self._child is not None else None
 
+    def holds(self, address: int) -> bool:
+        """Whether an address lies in the code segment."""
+        code = self._code
+        return code is not None and code[0] <= address < code[0] + code[1]
+
     def _put(self, wish: tuple[Any, ...]) -> None:
         with self._gate:
             if self._mailbox is None:

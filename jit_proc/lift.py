@@ -36,6 +36,7 @@ from jit_proc.cold import ColdEmitter
 from jit_proc.emit import is_literal, literal
 from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY, ValueEmitter, is_hot, lookup
 from jit_proc.job import Job, Translation, Untranslatable
+from jit_proc.kept import keeper
 from protocol.fields import MAX_ENTRIES
 from protocol.layout import LINE_SIZE, PAGE_SIZE, RECORD_ARRAY_STRIDE
 from protocol.riscv import isa
@@ -166,6 +167,7 @@ class RegionEmitter(ValueEmitter):
         self.routines: dict[str, Function] = {}
         self.exits: dict[str, list[tuple[str, str, str]]] = {"slow": [], "near": [], "far": []}
         self._slow = ""
+        self.kept = keeper()
 
     # --- the whole ---------------------------------------------------------------------------
 
@@ -235,6 +237,8 @@ class RegionEmitter(ValueEmitter):
         function = site.decoded.instruction.semantics
         operands = {p: literal(v) for p, v in site.decoded.operands.items()}
         self.note_callees(function)
+        if self.kept is not None:
+            self.kept.calls(self, site)
         before = self.pending
         self.body(function, operands)
         if not self.done:
@@ -286,6 +290,8 @@ class RegionEmitter(ValueEmitter):
     def leave(self, how: str, where: str, extra: int = 0) -> None:
         """Go to a common way out: "slow" and "near" take an offset, "far" an address."""
         count = self.counted(extra)
+        if how == "far" and self.kept is not None:
+            self.kept.leaves(self, where, count)
         self.exits[how].append((self.label_name, where, count))
         self.jump_to(f"exit_{how}")
 

@@ -45,7 +45,9 @@ class Keeper:
         entry = self._entry(out, area, height)
         record = out.record_at(str(site.end))
         address = out.binary("add", "%page", str(site.end))
-        self._fill(out, entry, address, out.load_word(record), record, "%bias")
+        handler = out.load_word(record)
+        known = out.select(self._is_region(out, handler), address, "0")
+        self._fill(out, entry, known, handler, record, "%bias")
         self._set_height(out, area, out.binary("add", height, "1"))
 
     def leaves(self, out: RegionEmitter, where: str, count: str) -> None:
@@ -53,8 +55,10 @@ class Keeper:
         decoded = out.site.decoded
         assert decoded is not None
         direct = out.site.target is not None
-        returns = not direct and not out.site.links and decoded.operands.get("rs1") in (1, 5)
-        if not ((self.stack and returns) or (self.links if direct else self.jumps)):
+        by_link = decoded.operands.get("rs1") in (1, 5)  # a return, or `call` (auipc and jalr)
+        returns = not direct and not out.site.links and by_link
+        jumps = self.jumps and out.site.links and not by_link
+        if not ((self.stack and returns) or (self.links if direct else jumps)):
             return
         look, follow = out.new_label(), out.new_label()
         out.branch_if(out.due(count), look, follow)
@@ -89,8 +93,13 @@ class Keeper:
             out.label(other)
         record, bias = out.find(where, count)
         handler = out.load_word(record)
+        keep, pass_by = out.new_label(), out.new_label()
+        out.branch_if(self._is_region(out, handler), keep, pass_by)
+        out.label(keep)
         self._fill(out, fresh, key, handler, record, bias)
         out.tail_call(out.pointer(handler), record, count, bias)
+        out.label(pass_by)
+        out.arrive(record, count, bias)
 
     def _follow(self, out: RegionEmitter, entry: str, key: str, miss: str, count: str) -> None:
         hit = out.new_label()
@@ -98,6 +107,11 @@ class Keeper:
         out.label(hit)
         handler, record, bias = (self._word(out, entry, i) for i in (1, 2, 3))
         out.tail_call(out.pointer(handler), out.pointer(record), count, bias)
+
+    @staticmethod
+    def _is_region(out: RegionEmitter, handler: str) -> str:
+        inside = out.binary("sub", handler, out.read_field("engine"))
+        return out.compare("uge", inside, out.read_field("engine_size"))
 
     @staticmethod
     def _entry(out: RegionEmitter, area: str, number: str) -> str:

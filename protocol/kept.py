@@ -27,7 +27,7 @@ assert CONTROL.size <= AREA
 assert AREA + MAX_HARTS * HART_SIZE <= 4096
 
 JUMPS = ("M15", "M28", "M34")
-"""Switches that add a jump cache: indirect jumps, by target."""
+"""Switches that add a jump cache: indirect calls, by target."""
 
 LINKS = ("M16", "M17", "M40")
 """Switches that chain jumps: direct jumps out of a page, by their own place."""

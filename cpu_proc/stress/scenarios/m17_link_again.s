@@ -20,7 +20,10 @@ each:
     la t1, order
     sd s1, 0(t1)                # go
 2:
-    call source                 # old or new, both are right
+    andi t0, s1, 8
+    beqz t0, 4f
+    call source                 # in every other eight rounds; old or new, both are right
+4:
     la t1, answer
     ld t2, 0(t1)
     bne t2, s1, 2b

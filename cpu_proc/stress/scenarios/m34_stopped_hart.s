@@ -4,7 +4,7 @@
 # Hart 1 runs a function until it is hot and sleeps (wfi); hart 0 patches the function many times,
 # running it after each, and wakes hart 1, which does fence.i and runs it. Reported: how often a hart
 # got another value than the last one patched in.
-    .equ MANY, 500
+    .equ MANY, ROUNDS * 4
 main:
     li s0, 0                    # stale
     li s1, 0                    # the value
@@ -34,8 +34,6 @@ each:
     addi s3, s3, -1
     bnez s3, 2b
     fence rw, rw
-    la t1, order
-    sd s1, 0(t1)
     li t0, CLINT
     li t1, 1
     sw t1, 4(t0)                # wake hart 1
@@ -79,9 +77,6 @@ sleep:
     fence rw, rw
     la t1, answer
     sd a0, 0(t1)
-    # The whole line anew, so that the function is hot at its first instruction once more.
-    la t1, order
-    ld s1, 0(t1)
     j sleep
 
     .align 6
@@ -90,9 +85,6 @@ victim:
     ret
 
     .data
-    .align 6
-order:
-    .dword 0
     .align 6
 answer:
     .dword 0

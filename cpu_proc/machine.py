@@ -357,7 +357,8 @@ class Machine:
         Interrupt lines and the timer's compare register are the devices' and stay.
         """
         state = hart.state
-        if state.exit_lines:  # it left for a retirement that it has not come to yet
+        # It left for a retirement that it has not come to yet. (M37: which is forgotten.)
+        if state.exit_lines and not mutants.armed("M37"):
             self._serve_retirement(hart)
         lines, timer = int(state.irq), int(state.mtimecmp)
         hart.reset(RESET_VECTOR if pc is None else pc)

@@ -35,5 +35,10 @@ WITNESSES = {
     "M12": Witness("m12_dma_length"),
     "M13": Witness("m13_virtual_physical"),
     "M14": Witness("m14_above_4g"),
+    "M15": Witness("m15_jump_cache", "regions"),
+    "M17": Witness("m17_link_again", "regions", 2),
+    "M18": Witness("m18_return_stack", "regions"),
     "M19": Witness("m19_one_tier", "regions"),
+    "M28": Witness("m28_remote_hart", "regions", 2),
+    "M34": Witness("m34_stopped_hart", "regions", 2),
 }

@@ -59,6 +59,7 @@ class World:
         self.harts = [FakeHart(pool, self) for pool, _ in self.pools]
         self.options = SimpleNamespace(log_items=())
         self.translator: FakeLink | None = None
+        self.mistakes = None
         self.retirement = Retirement(self)  # type: ignore[arg-type]
         drop = self.records.drop_all
 

@@ -16,9 +16,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from cpu_proc.boot_window import WINDOW_BASE, BootWindow
 from cpu_proc.flash_bank import FlashBank
 from cpu_proc.hart import MEIP, MSIP, NEVER, SEIP, TICK_NS
 from devices import device_tree
+from devices.boot_remap import BootRemap
 from devices.cfi_flash import CfiFlash
 from devices.clint import Clint
 from devices.device import Device
@@ -53,6 +55,7 @@ class Place(NamedTuple):
 PLACES = {
     "test_finisher": Place(0x10_0000),
     "rtc": Place(0x10_1000, 11),
+    "boot_remap": Place(0x10_2000),
     "clint": Place(0x200_0000),
     "plic": Place(0xC00_0000),
     "uart": Place(0x1000_0000, 10),
@@ -123,6 +126,8 @@ class Board:
         for name, device in self.devices.items():
             machine.memory.add_device(PLACES[name].base, device)
         self._banks = [self._add_flash(i, drive) for i, drive in enumerate(options.pflash)]
+        if options.boot_remap != "off":
+            self._add_boot_remap(options)
 
     def _add_flash(self, unit: int, drive: Drive | None) -> FlashBank:
         """A flash bank: memory or a device, by turns."""
@@ -145,6 +150,20 @@ class Board:
         self.devices[name] = device
         bank.attach(PLACES[name].base, device)
         return bank
+
+    def _add_boot_remap(self, options: RunOptions) -> None:
+        machine = self._machine
+        window = BootWindow(
+            machine.memory,
+            machine.safe_point.post,
+            self._banks[0],
+            machine.memory.placement(machine.ram),
+            options.ram_size,
+        )
+        keep = options.boot_remap == "keep"
+        device = BootRemap(window.show, (WINDOW_BASE, window.size), keep=keep)
+        self.devices["boot_remap"] = device
+        machine.memory.add_device(PLACES["boot_remap"].base, device)
 
     @staticmethod
     def _backends(options: RunOptions) -> dict[int, Backend]:

@@ -5,6 +5,7 @@ what an address means, under harts that looked it up; each program or erase chan
 was made from, while the bank is no memory at all.
 
 Invariants:
+- The bank is two layers of the map: its registers, and over them the array, switched on and off.
 - The map changes at a safe point, before another guest instruction of the hart that asked. What is
   done there is the wish of that moment: asking for command mode and back in one go does nothing.
 - Code belongs to the backing, not to the address: going to command mode retires nothing, what was
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cpu_proc.memory_map import Backing, MemoryMap, Slot, Window
+from cpu_proc.placement import Change
 from protocol.errors import UserError
 
 PIECE = 1 << 18  # bytes copied at once
@@ -72,10 +74,22 @@ class FlashBank:
     def attach(self, base: int, device: Window) -> None:
         """Map the bank at `base`; `device` gets the stores, and the loads in command modes."""
         name, size = self._backing.name, len(self._backing.view)
-        self._array = Slot(name, base, size, self._backing, readonly=True, device=device)
-        self._window = Slot(name, base, size, device=device)
-        self._mapped = self._slot
-        self._memory.commit(add=[self._mapped])
+        array = Slot(name, base, size, self._backing, readonly=True, device=device)
+        self._mapped = self._memory_wanted
+        with self._memory.change() as change:
+            window = change.add(Slot(f"{name} registers", base, size, device=device))
+            self._array = change.add(array, priority=1, enabled=self._mapped)
+        self.placements = (window, self._array)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self._backing.view)
+
+    def shown_at(self, change: Change, name: str, base: int) -> None:
+        """Show the bank at another address too, in whichever mode it is."""
+        for priority, placement in enumerate(self.placements):
+            change.alias(name, base, self.size, placement, priority=priority)
 
     def close(self) -> None:
         """Let go of the file. Raises `UserError` if it may not be complete on the host's disk."""
@@ -94,7 +108,7 @@ class FlashBank:
     def remap(self, memory: bool) -> None:
         """Ask that the bank be memory, or nothing but its device, before the next instruction."""
         self._wanted = memory
-        if self._slot is not self._mapped:
+        if self._memory_wanted != self._mapped:
             self._post(self._settle)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -115,16 +129,16 @@ class FlashBank:
     # --- parts ---------------------------------------------------------------------------------
 
     @property
-    def _slot(self) -> Slot:
-        """What should be mapped now."""
-        return self._array if self._wanted and self._filled else self._window
+    def _memory_wanted(self) -> bool:
+        """Whether loads should find memory now."""
+        return self._wanted and self._filled
 
     def _settle(self) -> None:
         """At a safe point: have the map follow what was asked last."""
-        slot = self._slot
-        if slot is not self._mapped:
-            self._memory.commit(add=[slot], remove=[self._mapped])
-            self._mapped = slot
+        if self._memory_wanted != self._mapped:
+            self._mapped = self._memory_wanted
+            with self._memory.change() as change:
+                change.enable(self._array, self._mapped)
 
     def _fill(self) -> None:
         if self._filled:

@@ -90,7 +90,7 @@ class Machine:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self.console = Console(options.serial, self)
-        self.memory.add_ram(RAM_BASE, options.ram_size, self.guest.backings["ram"])
+        self.ram = self.memory.add_ram(RAM_BASE, options.ram_size, self.guest.backings["ram"])
         self.memory.add_rom(ROM_BASE, ROM_SIZE, self.guest.backings["rom"])
         self.board = Board(self, options, self.console.write)
         self._tree = self.board.device_tree(self.plan)

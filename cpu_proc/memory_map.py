@@ -5,9 +5,10 @@ memory and devices. Two things must hold whatever is mapped where: nobody keeps 
 change of the map made wrong, and nobody keeps code made from bytes that were overwritten.
 
 Invariants:
-- Slots never overlap, are whole pages, and are replaced together: `commit` takes effect as one
+- Slots never overlap, are whole pages, and are replaced together: a `change` takes effect as one
   store of a new tuple, or raises and changes nothing. A thread that looks up without the lock sees
-  the map before or after a commit, never between.
+  the map before or after a commit, never between. What overlaps by intention is a matter of layers
+  (`placement.py`).
 - `generation` goes up by one with every commit. `on_commit(generation)` flushes the lookups of all
   harts before the mutator returns.
 - Code belongs to bytes of a backing, not to an address. Every store through this class calls
@@ -16,7 +17,8 @@ Invariants:
 - A store is checked as a whole before its first byte: it faults and changes nothing, or it is done.
 - Devices are called under `lock`, the machine's one lock.
 
-Read next: `board` (which slots there are), `retirement` (what `on_write` leads to).
+Read next: `placement` (priorities, aliases), `board` (which slots there are), `retirement`
+(what `on_write` leads to).
 """
 
 from __future__ import annotations
@@ -26,76 +28,32 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from cpu_proc.placement import (
+    Backing as Backing,
+)
+from cpu_proc.placement import (
+    Change,
+    Layers,
+    Placement,
+    flatten,
+)
+from cpu_proc.placement import (
+    MapError as MapError,
+)
+from cpu_proc.placement import (
+    Slot as Slot,
+)
+from cpu_proc.placement import (
+    Window as Window,
+)
 from protocol import mutants
 from protocol.faults import AccessFault
-from protocol.layout import PAGE_SIZE
+from protocol.generations import MASK
+from protocol.layout import MAX_SLOTS, PAGE_SIZE
 
 BULK = 1 << 20  # bytes
-ADDRESS_BITS = 56
-"""Width of a physical address (privileged architecture, section 4.3.1: Sv39)."""
-
-
-class Window(Protocol):
-    """What the map needs of a device: see `devices.device.Device`."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def size(self) -> int: ...
-
-    def read(self, offset: int, size: int) -> int: ...
-
-    def write(self, offset: int, size: int, value: int) -> None: ...
-
-
-class MapError(Exception):
-    """A commit that cannot be: slots overlap, or one is not whole pages. A bug of the board."""
-
-
-@dataclass(frozen=True, eq=False)
-class Backing:
-    """A memory object: RAM, a ROM's or a flash's contents, mapped anywhere, twice or not at all.
-
-    `view`: its host bytes, writable by this process, a whole number of pages. `first_page`: index
-    of its first page in the machine's array of page descriptors. `fd`: the memfd behind `view`, its
-    byte 0 first; long stores go through it while no seal forbids (see `_fill`).
-    """
-
-    name: str
-    view: memoryview
-    first_page: int
-    fd: int | None = None
-
-    def page(self, offset: int) -> int:
-        """Index of the page descriptor of byte `offset`."""
-        return self.first_page + offset // PAGE_SIZE
-
-
-@dataclass(frozen=True, eq=False)
-class Slot:
-    """[`base`, `base` + `size`): memory if it has a `backing` (from `offset` on), else a `device`.
-
-    `readonly`: a guest's store does not reach the memory. It goes to `device` if there is one too
-    (flash in read-array mode), else it faults.
-    """
-
-    name: str
-    base: int
-    size: int
-    backing: Backing | None = None
-    offset: int = 0
-    readonly: bool = False
-    device: Window | None = None
-
-    @property
-    def end(self) -> int:
-        """First address after it."""
-        return self.base + self.size
 
 
 class _Table(NamedTuple):
@@ -118,6 +76,7 @@ class MemoryMap:
         self.on_commit = on_commit
         self.generation = 0
         self._table = _Table((), ())
+        self._layers: Layers = {}
 
     # --- the map -------------------------------------------------------------------------------
 
@@ -135,27 +94,43 @@ class MemoryMap:
         slot = table.slots[index]
         return slot if address < slot.end else None
 
+    @contextlib.contextmanager
+    def change(self) -> Iterator[Change]:
+        """A transaction: edits made inside take effect together at its end, as one commit.
+
+            with memory.change() as change:
+                change.enable(flash, False)
+                change.enable(ram)
+
+        Raises `MapError` if the map cannot be so; then, as after any other exception inside, it is
+        as it was. While harts run, call it at a safe point.
+        """
+        with self.lock:
+            change = Change(self._layers)
+            yield change
+            slots = flatten(change.layers)
+            memory = sum(slot.backing is not None for slot in slots)
+            if memory > MAX_SLOTS:
+                raise MapError(f"{memory} ranges of memory, at most {MAX_SLOTS} are supported")
+            self._layers = change.layers
+            self._table = _Table(tuple(slot.base for slot in slots), slots)
+            self.generation = (self.generation + 1) & MASK
+            self.on_commit(self.generation)
+
+    def placement(self, slot: Slot) -> Placement:
+        """The layer that was made for a slot. Raises `MapError` if there is none."""
+        for placement, layer in self._layers.items():
+            if layer.of is None and layer.slot == slot:
+                return placement
+        raise MapError(f"{slot.name} at {slot.base:#x} is not mapped")
+
     def commit(self, add: Iterable[Slot] = (), remove: Iterable[Slot] = ()) -> None:
         """Change the map in one step. Raises `MapError` and changes nothing if it cannot be."""
-        with self.lock:
-            gone = tuple(remove)
-            for slot in gone:
-                if slot not in self._table.slots:
-                    raise MapError(f"{slot.name} at {slot.base:#x} is not mapped")
-            added = tuple(add)
-            for slot in added:
-                _check(slot)
-            kept = [slot for slot in self._table.slots if slot not in gone]
-            slots = tuple(sorted((*kept, *added), key=lambda slot: slot.base))
-            for low, high in pairwise(slots):
-                if low.end > high.base:
-                    raise MapError(
-                        f"{high.name} at {high.base:#x} overlaps {low.name} "
-                        f"({low.base:#x}..{low.end:#x})"
-                    )
-            self._table = _Table(tuple(slot.base for slot in slots), slots)
-            self.generation += 1
-            self.on_commit(self.generation)
+        with self.change() as change:
+            for slot in remove:
+                change.remove(self.placement(slot))
+            for slot in add:
+                change.add(slot)
 
     def add_ram(self, base: int, size: int, backing: Backing, offset: int = 0) -> Slot:
         """Map `size` bytes of `backing`, from `offset` on, at `base`."""
@@ -232,7 +207,7 @@ class MemoryMap:
         slot = self.find(address)
         if slot is None or slot.device is None:
             raise AccessFault(address, size, write=write)
-        offset = address - slot.base
+        offset = slot.window + address - slot.base
         if offset + size > slot.device.size:
             raise AccessFault(address, size, write=write)
         return slot.device, offset
@@ -278,15 +253,3 @@ def _fill(backing: Backing, offset: int, data: memoryview) -> None:
         with contextlib.suppress(OSError):
             done = os.pwrite(backing.fd, data, offset)
     backing.view[offset + done : offset + len(data)] = data[done:]
-
-
-def _check(slot: Slot) -> None:
-    where = f"{slot.name} at {slot.base:#x}"
-    if slot.backing is None and slot.device is None:
-        raise MapError(f"{where} has neither memory nor a device")
-    if slot.size <= 0 or (slot.base | slot.size | slot.offset) % PAGE_SIZE:
-        raise MapError(f"{where}: base, size ({slot.size:#x}) and offset must be whole pages")
-    if slot.base < 0 or slot.end > 1 << ADDRESS_BITS:
-        raise MapError(f"{where} ends beyond {ADDRESS_BITS} address bits")
-    if slot.backing is not None and not 0 <= slot.offset <= len(slot.backing.view) - slot.size:
-        raise MapError(f"{where} reaches beyond the end of {slot.backing.name}")

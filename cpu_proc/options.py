@@ -103,6 +103,10 @@ class RunOptions:
     """Hardware sets the A and D bits of page-table entries (Svadu); otherwise it faults (Svade)."""
     sstc: bool = True
     """The guest has `stimecmp`."""
+    boot_remap: str = "off"
+    """"on": the board has a boot-remap controller, and a reset shows flash in its window; "keep":
+    a reset leaves the view.
+    """
     dump_dtb: str | None = None
     """Write the device tree there and exit."""
     ram_size: int = 512 * MIB
@@ -189,12 +193,20 @@ def _option(
 # --- the machine ---------------------------------------------------------------------------------
 
 
-@_option("machine", "virt[,dumpdtb=FILE]", "the board; dumpdtb writes its device tree and exits")
+@_option(
+    "machine",
+    "virt[,boot-remap=on|keep|off][,dumpdtb=FILE]",
+    "the board; dumpdtb writes its device tree and exits",
+)
 def _machine(draft: _Draft, option: str, text: str) -> None:
     found = values.keys(option, text, "type")
-    values.only(option, text, found, ("type", "dumpdtb"))
+    values.only(option, text, found, ("type", "dumpdtb", "boot-remap"))
     if found.get("type", "virt") != "virt":
         raise values.complain(option, text, "the only machine is virt")
+    remap = found.get("boot-remap", draft.options.boot_remap)
+    if remap not in ("on", "keep", "off"):
+        raise values.complain(option, text, f"boot-remap=on, keep or off expected, not {remap!r}")
+    draft.options = replace(draft.options, boot_remap=remap)
     if "dumpdtb" in found:
         path = values.writable(option, found["dumpdtb"])
         draft.options = replace(draft.options, dump_dtb=path)

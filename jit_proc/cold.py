@@ -23,6 +23,7 @@ from typing import Any
 from jit_proc.emit import TYPES, Emitter
 from protocol import mutants
 from protocol.layout import HART
+from protocol.mutants import armed
 from protocol.riscv.isa import SLOT, Instruction
 from protocol.riscv.language import FP_BUILTINS, Function
 
@@ -152,6 +153,8 @@ class ColdEmitter(Emitter):
             self.emit("call void @fp_sync_rounding(ptr %hart)")
 
     def call_routine(self, function: Function, args: Sequence[str]) -> str:
+        if function.name == "update_context" and self.function.name == "mret" and armed("M24"):
+            return ""  # the mistake: lookups go on in the sets of the mode that was left
         texts = "".join(f", i64 {a}" for a in args)
         result = TYPES[function.result]
         callee = f"@r_{function.name}(ptr %hart{texts})"

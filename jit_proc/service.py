@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from jit_proc import backends
+from jit_proc import backends, kept_translations
 from jit_proc import job as work
 from jit_proc.backends.llvm import DEFAULT_LIFTER
 from jit_proc.code_space import DEFAULT_SIZE, CodeSpace, CodeSpaceFull
@@ -156,6 +156,7 @@ class Broker:
         )
         self.sessions = TranslatorSessions(description)
         self.store = EngineStore(options.cache)
+        self.kept = kept_translations.made(self.store.folder, current_engine_key())
         self.pool = make_pool(options)
         self._timers = Timers()
         self._machines: dict[int, _Machine] = {}
@@ -262,6 +263,10 @@ class Broker:
             ticket = next(self._tickets)
             self._running[ticket] = _Running(job, content, min(_U32, int(waited * 1e6)))
             pure = work.Job(asked.page, content, asked.entries, asked.state_word, job.backend)
+            kept = self.kept.find(pure) if self.kept is not None else None
+            if kept is not None:
+                self._act(self._answer(_Running(job, content, 0), kept))
+                continue
             self.pool.submit(ticket, pure)
 
     def _count(self) -> None:
@@ -291,6 +296,11 @@ class Broker:
         if not sessions.is_live(job) or not isinstance(outcome, work.Region):
             return sessions.rejected(job, "compiler_failed", "the worker answered something else")
         machine, asked = self._machines[job.session], job.request
+        if self.kept is not None:
+            pure = work.Job(
+                asked.page, running.content, asked.entries, asked.state_word, job.backend
+            )
+            self.kept.keep(pure, outcome)
         try:
             stamp = machine.view.confirm(asked.stamp)
             region = _describe(running, outcome, machine.code.used)

@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent / "scenarios"
 PRELUDE = Path(__file__).parent / "prelude.s"
 RAM_BASE = 0x8000_0000
-OPTIONS = ("pflash", "disk", "boot-remap", "svade", "bigram", "wrap")
+OPTIONS = ("pflash", "disk", "boot-remap", "svade", "bigram", "wrap", "icount", "aged")
 """`pflash`: both banks in files. `disk`: a virtio-blk drive (`#: disk` text). `boot-remap`: that
 controller. `svade`: no hardware A/D updates. `bigram`: 6 GiB, so that RAM crosses 4 GiB. `wrap`:
-counters begin near their maximum."""
+counters begin near their maximum. `icount`: time is counted. `aged`: the program has run before on
+the same caches, without `icount`."""
 MAX_HARTS = 4
 
 

@@ -78,6 +78,9 @@ def run(
 ) -> Outcome:
     """Run a scenario's program to its end and judge what it printed."""
     mode = MODES[mode] if isinstance(mode, str) else mode
+    if "aged" in scenario.options:
+        young = replace(scenario, options=scenario.options - {"aged", "icount"})
+        run(young, mode, harts, rounds=rounds, patience=patience)
     with tempfile.TemporaryDirectory(prefix="coldboot-trial-") as temporary:
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
@@ -115,7 +118,7 @@ class Trial:
         }
 
     def _options(self, harts: int, out: int) -> RunOptions:
-        from cpu_proc.options import Drive, RunOptions, Serial, VirtioDevice
+        from cpu_proc.options import ICOUNT_SHIFT, Drive, RunOptions, Serial, VirtioDevice
 
         image = self.folder / "program.bin"
         image.write_bytes(self.program.data)
@@ -128,6 +131,7 @@ class Trial:
             translator=self.mode.translator,
             threshold=self.mode.threshold,
             svadu="svade" not in wanted,
+            icount=ICOUNT_SHIFT if "icount" in wanted else None,
         )
         if "pflash" in wanted:
             drives = []

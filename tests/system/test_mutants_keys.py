@@ -1,0 +1,81 @@
+"""Wrong keys, wrong guards and a swap that retires nothing: each is seen by a guest.
+
+Read next: `jit_proc/kept_translations.py`, `cpu_proc/stress/job.py`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from cpu_proc.stress import job
+from jit_proc import kept_translations
+from jit_proc.job import Job, Region
+from protocol import mutants
+
+FOUND_BY = {
+    "M23": ("m23_fp_state", "regions"),
+    "M24": ("m24_mode_change", "tier0"),
+    "M25": ("m25_hashes", "regions"),
+    "M26": ("m26_same_place", "regions"),
+    "M43": ("m43_alike", "regions"),
+    "M45": ("m45_counted_time", "regions"),
+    "M46": ("m46_backend_swap", "regions"),
+}
+
+
+@pytest.mark.parametrize("mutant", FOUND_BY)
+def test_a_guest_sees_the_mistake(mutant: str):
+    scenario, mode = FOUND_BY[mutant]
+    result = job.run_job({"scenario": scenario, "mode": mode, "mutants": [mutant]})
+
+    assert "stale" == result["kind"], result
+
+
+def asked(content: bytes = bytes(4096), **changes: object) -> Job:
+    job = {"page": 1, "content": content, "entries": (2,), "state_word": 0, "backend": "llvm"}
+    return Job(**{**job, **changes})  # type: ignore[arg-type]
+
+
+REGION = Region(b"code", ((2, 0),), ((4, 4),), 1, 1, 0, 0, 0)
+LATER_LINE = bytes(64) + b"\1" + bytes(4031)
+FIRST_LINE = b"\1" + bytes(4095)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "taken", "told_apart"),
+    [
+        ("M43", asked(LATER_LINE), asked(FIRST_LINE)),
+        ("M43", asked(LATER_LINE, page=7), asked(LATER_LINE, state_word=1)),
+        ("M26", asked(FIRST_LINE), asked(page=2)),
+        ("M45", asked(state_word=1, page=9), asked(LATER_LINE)),
+        ("M45", asked(state_word=1), asked(backend="llvm,level=2")),
+    ],
+)
+def test_what_a_key_leaves_out(mutant: str, taken: Job, told_apart: Job, tmp_path):
+    mutants.arm([mutant])
+    try:
+        kept = kept_translations.made(tmp_path, "toolchain")
+        assert kept is not None
+        assert kept.find(asked()) is None
+        kept.keep(asked(), REGION)
+        assert REGION == kept.find(asked()) == kept.find(taken)
+        assert kept.find(told_apart) is None
+    finally:
+        mutants.arm(())
+
+
+def test_equal_hashes_of_four_bits_are_soon_found(tmp_path):
+    mutants.arm(["M25"])
+    try:
+        kept = kept_translations.made(tmp_path, "toolchain")
+        assert kept is not None
+        kept.keep(asked(), REGION)
+        others = [asked(bytes([n]) * 4096) for n in range(1, 200)]
+        hits = sum(kept.find(other) is not None for other in others)
+        assert 0 < hits < 50
+    finally:
+        mutants.arm(())
+
+
+def test_nothing_is_kept_without_a_switch(tmp_path):
+    assert kept_translations.made(tmp_path, "toolchain") is None

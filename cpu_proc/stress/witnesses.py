@@ -39,6 +39,13 @@ WITNESSES = {
     "M17": Witness("m17_link_again", "regions", 2),
     "M18": Witness("m18_return_stack", "regions"),
     "M19": Witness("m19_one_tier", "regions"),
+    "M23": Witness("m23_fp_state", "regions"),
+    "M24": Witness("m24_mode_change"),
+    "M25": Witness("m25_hashes", "regions"),
+    "M26": Witness("m26_same_place", "regions"),
     "M28": Witness("m28_remote_hart", "regions", 2),
     "M34": Witness("m34_stopped_hart", "regions", 2),
+    "M43": Witness("m43_alike", "regions"),
+    "M45": Witness("m45_counted_time", "regions"),
+    "M46": Witness("m46_backend_swap", "regions"),
 }

@@ -125,7 +125,7 @@ class Board:
             )
         for name, device in self.devices.items():
             machine.memory.add_device(PLACES[name].base, device)
-        self._banks = [self._add_flash(i, drive) for i, drive in enumerate(options.pflash)]
+        self.banks = [self._add_flash(i, drive) for i, drive in enumerate(options.pflash)]
         if options.boot_remap != "off":
             self._add_boot_remap(options)
 
@@ -143,6 +143,7 @@ class Board:
             machine.guest.backings[name],
             store=store,
             path=drive.path if drive is not None else "",
+            readonly=drive is not None and drive.readonly,
         )
         readonly = drive is not None and drive.readonly
         banks = len(self._options.pflash) if unit == 0 else 0
@@ -156,7 +157,7 @@ class Board:
         window = BootWindow(
             machine.memory,
             machine.safe_point.post,
-            self._banks[0],
+            self.banks[0],
             machine.memory.placement(machine.ram),
             options.ram_size,
         )
@@ -211,7 +212,7 @@ class Board:
     def close(self) -> None:
         """Let go of threads and files."""
         self._set_alarm(None)
-        for bank in self._banks:
+        for bank in self.banks:
             bank.close()
 
     # --- wires -----------------------------------------------------------------------------

@@ -80,6 +80,9 @@ class Host(Protocol):
     def swap(self, backend: str) -> str:
         """Have another backend translate; what to tell the user, if anything."""
 
+    def snapshot(self, command: str) -> str:
+        """`save FILE` or `restore FILE`; what to tell the user."""
+
     def status(self) -> str:
         """One line on what the machine is doing."""
 
@@ -132,6 +135,11 @@ class Monitor:
         }
         self._with_argument: dict[str, tuple[str, str, Callable[[str], str]]] = {
             "swap": ("NAME[,OPTION=VALUE]", "translate with another backend", host.swap),
+            "snapshot": (
+                "save|restore FILE",
+                "the machine to a file, or from one",
+                host.snapshot,
+            ),
         }
         self._aliases = {"?": "help", "q": "quit", "info": "info status", "exit": "quit"}
 

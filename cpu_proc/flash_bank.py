@@ -56,8 +56,10 @@ class FlashBank:
         *,
         store: Store | None = None,
         path: str = "",
+        readonly: bool = False,
     ) -> None:
-        """`post` has work done at the next safe point. `store`: the file, `path` to the user.
+        """`post` has work done at the next safe point. `store`: the file, `path` to the user,
+        `readonly` if it is never written.
 
         Raises `UserError` if the file cannot be read.
         """
@@ -66,6 +68,7 @@ class FlashBank:
         self._backing = backing
         self._store = store
         self._path = path
+        self._readonly = readonly
         self._filled = store is not None
         self._wanted = True
         if store is not None:
@@ -80,6 +83,24 @@ class FlashBank:
             window = change.add(Slot(f"{name} registers", base, size, device=device))
             self._array = change.add(array, priority=1, enabled=self._mapped)
         self.placements = (window, self._array)
+
+    @property
+    def filled(self) -> bool:
+        """Whether the backing holds the array; else it is erased and the backing zero."""
+        return self._filled
+
+    def restored(self, filled: bool) -> None:
+        """The backing was replaced, by a snapshot's: the file follows, unless it is read-only."""
+        self._filled = filled or self._store is not None
+        if self._store is not None and not filled:
+            self._erase()
+        if self._store is not None and not self._readonly:
+            try:
+                for at in range(0, self.size, PIECE):
+                    self._store.write(at, bytes(self._backing.view[at : at + PIECE]))
+            except OSError as error:
+                raise self._complaint(error) from error
+        self.remap(self._wanted)
 
     @property
     def size(self) -> int:
@@ -144,10 +165,13 @@ class FlashBank:
         if self._filled:
             return
         self._filled = True
+        self._erase()
+        self.remap(self._wanted)
+
+    def _erase(self) -> None:
         view = self._backing.view
         for at in range(0, len(view), PIECE):
             view[at : at + PIECE] = _ONES
-        self.remap(self._wanted)
 
     def _copy(self, store: Store) -> None:
         view = self._backing.view

@@ -44,6 +44,7 @@ _ABI = [
 ]
 _READ_ONLY = ("priv", "count", "hartid", "fflags", *layout.CSRS)
 _MASK = 2**64 - 1
+SNAPSHOT_PATIENCE = 300.0  # seconds: gigabytes are compressed, and written to a disk
 
 
 class HostApi:
@@ -164,6 +165,23 @@ class HostApi:
         if cause not in get_args(RetireCause):
             raise ValueError(f"{cause!r} is no cause of a retirement: {get_args(RetireCause)}")
         self.at_safe_point(lambda: self._machine.retirement.everything(cause), seconds)
+
+    def save(self, path: str, seconds: float = SNAPSHOT_PATIENCE) -> int:
+        """Save the machine to a file; its size in bytes. Raises SnapshotError (a UserError), and
+        an older file of that name stays as it was.
+        """
+        from cpu_proc import snapshot
+
+        return self.at_safe_point(lambda: snapshot.save(self._machine, path), seconds)
+
+    def restore(self, path: str, seconds: float = SNAPSHOT_PATIENCE) -> None:
+        """Have the machine be what was saved; everything is retired. Raises SnapshotError (a
+        UserError) for a file that is damaged or of another machine, and changes nothing.
+        """
+        from cpu_proc import snapshot
+
+        checked = snapshot.read(self._machine, path)
+        self.at_safe_point(lambda: snapshot.apply(self._machine, checked), seconds)
 
     def _stopped(self, index: int) -> Hart:
         machine = self._machine

@@ -145,6 +145,8 @@ class Machine:
         for hart in self.harts:
             hart.state.time_offset = 0 if self.options.icount is not None else -ticks & NEVER
         self.load(fresh=True)
+        if self.options.load_snapshot is not None:
+            self.host.restore(self.options.load_snapshot)
         if self.options.translator != "none":
             from cpu_proc.translator import TranslatorLink
 
@@ -266,6 +268,20 @@ class Machine:
         if not swap.done.wait(SWAP_PATIENCE):
             return f"swap {backend}: still under way; info status tells the backend in force"
         return swap.problem and f"swap {backend}: {swap.problem}"
+
+    def snapshot(self, command: str) -> str:
+        """`save FILE` or `restore FILE` for the monitor: a line for its user."""
+        verb, _, path = command.partition(" ")
+        try:
+            if verb == "save" and path:
+                size = self.host.save(path)
+                return f"saved to {path}, {size / 1e6:.1f} MB"
+            if verb == "restore" and path:
+                self.host.restore(path)
+                return f"restored from {path}"
+        except (UserError, TimeoutError) as error:
+            return str(error)
+        return "snapshot: save FILE or restore FILE is expected"
 
     def request_quit(self) -> None:
         """The user wants out."""

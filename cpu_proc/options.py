@@ -143,6 +143,8 @@ class RunOptions:
     """Executions of a record before its region is asked for; 1: from the first execution on."""
     cold: bool = False
     """Neither read nor write the content store of translations."""
+    load_snapshot: str | None = None
+    """A snapshot's file to go on from, instead of starting at the reset vector."""
     stats: bool = False
     """Tell at the end what was executed, translated and retired."""
     max_instructions: int | None = None
@@ -463,6 +465,11 @@ def _threshold(draft: _Draft, option: str, text: str) -> None:
 @_option("cold", "", "do not use translations kept from earlier")
 def _cold(draft: _Draft, option: str, text: str) -> None:
     draft.options = replace(draft.options, cold=True)
+
+
+@_option("loadvm", "FILE", "go on from a snapshot (monitor: snapshot save FILE)")
+def _loadvm(draft: _Draft, option: str, text: str) -> None:
+    draft.options = replace(draft.options, load_snapshot=values.readable(option, text))
 
 
 @_option("stats", "", "tell at the end what was executed, translated and retired")

@@ -68,6 +68,9 @@ class FakeHost:
     def waiting(self) -> int:
         return self.unread
 
+    def snapshot(self, command: str) -> str:
+        return f"snapshot {command}: noted"
+
     def request_reset(self) -> None:
         self.asked.append("reset")
 

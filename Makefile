@@ -14,12 +14,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo linux guests test lint format lock clean bench-boot bench-retirement
+.PHONY: help setup demo linux guests test model lint format lock clean bench-boot bench-retirement
 
 help:
 	@echo "make demo    run a small guest: the machine and its translator, end to end"
 	@echo "make linux   boot Debian's Linux to a shell (fetches it with apt the first time)"
 	@echo "make test    lint, then all tests"
+	@echo "make model   check the model of the protocol, and that it finds each mistake (needs spin, gcc)"
 	@echo "make lint    style, types, and the arrows between packages"
 	@echo "make format  put the sources in the project's style"
 	@echo "make lock    resolve the dependencies anew"
@@ -51,6 +52,9 @@ linux: guests
 
 test: lint
 	$(BIN)/python -m pytest -n 2 $(PYTEST)
+
+model: $(READY)
+	$(BIN)/python -m protocol.model.check
 
 # Beside QEMU on this machine; prints ratios, asserts nothing.
 bench-boot: $(READY) guests

@@ -44,6 +44,7 @@ PACKAGES = {
     "dpkg-deb": "dpkg",
     "cpio": "cpio",
     "spin": "spin",
+    "gcc": "gcc",
     "/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin": "opensbi",
     "/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_jump.bin": "opensbi",
     "/usr/lib/u-boot/qemu-riscv64/u-boot.bin": "u-boot-qemu",

@@ -84,7 +84,7 @@ class Hart:
             state.python[number] = ctypes.cast(function, ctypes.c_void_p).value
         state.clock_gettime = native.function_address("clock_gettime")
         state.far_jump = engine.address("h_far_jump")
-        state.execute_one = engine.address("h_straddle")
+        state.execute_one = engine.address("h_execute_one")
         state.way_out = engine.address("h_way_out")
         state.engine, state.engine_size = engine.base, engine.size
         state.tlb_load = engine.address("region_load")

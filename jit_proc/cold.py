@@ -320,6 +320,9 @@ class ColdEmitter(Emitter):
         else:
             self.store_bytes(value, self.pointer(address), int(size))
 
+    def b_poke_release(self, address: str, value: str) -> None:
+        self.emit(f"store atomic i64 {value}, ptr {self.pointer(address)} release, align 8")
+
     def b_hart_address(self) -> str:
         return self.value("ptrtoint ptr %hart to i64")
 

@@ -34,8 +34,8 @@ from protocol.riscv.isa import Instruction, parse_pattern
 from protocol.riscv.language import Function, routine_from_source
 
 EXPORTS = (
-    *("run", "step", "note_write", "h_decode", "h_page_end", "h_far_jump", "h_straddle"),
-    *("h_way_out", "h_illegal_2", "region_load", "region_store"),
+    *("run", "step", "note_write", "h_decode", "h_page_end", "h_far_jump"),
+    *("h_execute_one", "h_way_out", "h_illegal_2", "region_load", "region_store"),
 )
 PASSES = ("always-inline", "sroa", "instcombine", "simplifycfg")
 LEVEL = 2
@@ -176,6 +176,23 @@ def _straddle() -> str:
     return out.text("straddle")
 
 
+def _execute_one() -> str:
+    """Execute the record's instruction in tier 0, then go on: what a region cannot do itself."""
+    out = _Special()
+    tier0, region = out.new_label(), out.new_label()
+    handler = out.load_word("%record")
+    inside = out.binary("sub", handler, out.read_field("engine"))
+    out.branch_if(out.compare("ult", inside, out.read_field("engine_size")), tier0, region)
+    out.label(tier0)
+    out.dispatch("%record", "%count")
+    out.label(region)
+    pc = out.special("pc")
+    found = out.value(f"call i64 @r_fetch_again(ptr %hart, i64 {out.record_word()})")
+    bias = out.binary("sub", pc, out.binary("lshr", found, "3"))
+    out.dispatch(out.pointer(found), "%count", bias)
+    return out.text("execute_one")
+
+
 def _step() -> str:
     """One interrupt, or the instruction at hart.pc; `hart.limit` is 0, so the hart leaves then."""
     out = _Special()
@@ -309,7 +326,8 @@ def text() -> str:
             body = body.replace(" nounwind {", " nounwind strictfp alwaysinline {", 1)
         parts.append(body)
     parts += handlers.values()
-    parts += [_decode(), _page_end(), _settle(), _straddle(), _step(), _hot(), _way_out()]
+    parts += [_decode(), _page_end(), _settle(), _straddle(), _execute_one(), _step(), _hot()]
+    parts += [_way_out()]
     parts += [
         _to_memory("look", "record"),
         _to_memory("look_between", "record"),

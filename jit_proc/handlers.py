@@ -25,7 +25,7 @@ from jit_proc import cold, fp
 from jit_proc.cold import operand_bytes
 from jit_proc.emit import TYPES, Emitter
 from protocol import layout, mutants
-from protocol.layout import FETCH_ENTRY, TLB_ENTRY
+from protocol.layout import FETCH_ENTRY, PAGE, TLB_ENTRY
 from protocol.riscv.isa import Instruction
 from protocol.riscv.language import FP_BUILTINS, PURE_BUILTINS, Call, Function, StateField
 
@@ -34,7 +34,8 @@ GUARDS = frozenset(("requires_fp", "check_fp", "dirty_fp", "rounding"))
 _HOT = (
     PURE_BUILTINS
     | FP_BUILTINS
-    | {"load", "store", "amo", "load_reserved", "store_conditional", "fence", "branch", "jump"}
+    | {"load", "store", "amo", "load_reserved", "store_conditional", "fence"}
+    | {"branch", "jump", "refetch"}
 )
 MEMORY = frozenset(("load", "store", "amo", "load_reserved", "store_conditional"))
 UNLIKELY = ", !prof !0"
@@ -156,6 +157,39 @@ class ValueEmitter(Emitter):
         last = self.binary("add", address, str(size - 1))
         page = self.binary("and", last, "-4096")
         return self.compare("eq", tag, page), entry
+
+    def store_hit(self, address: str, size: int, miss: str) -> str:
+        """The TLB entry for a store of bytes that nothing was made from; others go to `miss`.
+
+        Data beside code: the page's tag has bit 0 set, and its `lines` have the answer. A hart that
+        tracks a line waits until this one was seen between two instructions, so the look holds.
+        """
+        entry = self.entry(address)
+        tag = self.load_word(self.address(entry, TLB_ENTRY.offset("write_tag")))
+        last = self.binary("add", address, str(size - 1))
+        page = self.binary("and", last, "-4096")
+        beside, look, good = (self.new_label() for _ in range(3))
+        self.branch_if(self.compare("eq", tag, page), good, beside, UNLIKELY)
+        self.label(beside)
+        tracked = self.binary("or", page, "1")
+        self.branch_if(self.compare("eq", tag, tracked), look, miss)
+        self.label(look)
+        place = self.pointer(self.load_word(self.address(entry, TLB_ENTRY.offset("page"))))
+        lines = self.value(
+            f"load atomic i64, ptr {self.address(place, PAGE.offset('lines'))} monotonic, align 8"
+        )
+        bits = self.line_bit(lines, address)
+        if size > 1:
+            bits = self.binary("or", bits, self.line_bit(lines, last))
+        free = self.compare("eq", self.binary("and", bits, "1"), "0")
+        self.branch_if(free, good, miss)
+        self.label(good)
+        return entry
+
+    def line_bit(self, lines: str, address: str) -> str:
+        """`lines` shifted so that the bit of an address's line is bit 0."""
+        line = self.binary("and", self.binary("lshr", address, "6"), "63")
+        return self.binary("lshr", lines, line)
 
     def host_address(self, address: str, entry: str) -> str:
         addend = self.load_word(self.address(entry, TLB_ENTRY.offset("addend")))
@@ -305,6 +339,17 @@ class HotEmitter(ValueEmitter):
         self.label(cool)
         self.dispatch(record, count, bias)
 
+    def b_refetch(self) -> None:
+        """Every dispatch reads its record afresh; only a call is to be heard, as at a transfer."""
+        self.emit('fence syncscope("singlethread") seq_cst')
+        record, count = self.address("%record", 8 * self.length), self.counted()
+        look, go = self.new_label(), self.new_label()
+        self.branch_if(self.compare("uge", count, self.read_field("limit")), look, go, ", !prof !1")
+        self.label(look)
+        self.tail("@h_look", record, count)
+        self.label(go)
+        self.dispatch(record, count)
+
     def b_branch(self, offset: str) -> None:
         if self.near:
             self.arrive(self.address("%record", self.binary("shl", offset, "3")))
@@ -323,8 +368,7 @@ class HotEmitter(ValueEmitter):
         return self.load_bytes(self.host_address(address, entry), int(size))
 
     def b_store(self, address: str, value: str, size: str) -> None:
-        condition, entry = self.hit(address, int(size), "write_tag")
-        self.guard(condition)
+        entry = self.store_hit(address, int(size), self.slow_label())
         self.store_bytes(value, self.host_address(address, entry), int(size))
 
 

@@ -74,15 +74,17 @@ class Site:
         if self.decoded is None:
             return True
         semantics = self.decoded.instruction.semantics
-        return "jump" in semantics.builtins or (
+        return bool(semantics.builtins & {"jump", "refetch"}) or (
             "branch" in semantics.builtins and semantics.name in ("jal", "jalr")
         )
 
     @property
     def links(self) -> bool:
-        """Whether it is a call: control is likely to come back behind it."""
+        """Whether it is a call, or fence.i: control is likely to come back behind it."""
         if self.decoded is None or not self.ends_block:
             return False
+        if "refetch" in self.decoded.instruction.semantics.builtins:
+            return True
         return self.decoded.operands.get("rd", 0) in (1, 5)
 
 
@@ -442,11 +444,22 @@ class RegionEmitter(ValueEmitter):
     def b_jump(self, target: str) -> None:
         self.leave("far", target, 1)
 
+    def b_refetch(self) -> None:
+        """Leave by the next instruction's record: this region itself may be retired by now."""
+        self.emit('fence syncscope("singlethread") seq_cst')
+        self.go(self.site.end, 1)
+
     # --- memory ----------------------------------------------------------------------------
 
-    def place(self, address: str, size: str, tag: str, helper: str) -> str:
-        """Host pointer for an access: by the TLB, or by the engine's slow path."""
-        condition, entry = self.hit(address, int(size), tag)
+    def slow_place(self, address: str, size: str, helper: str) -> str:
+        """Host address by the engine's slow path; 0 when tier 0 has to execute the instruction."""
+        function = self.value(f"load ptr, ptr {self.field(helper)}")
+        return self.value(
+            f"call preserve_mostcc i64 {function}(ptr %hart, i64 {address}, i64 {size})"
+        )
+
+    def b_load(self, address: str, size: str) -> str:
+        condition, entry = self.hit(address, int(size), "read_tag")
         hit, miss, after = self.new_label(), self.new_label(), self.new_label()
         self.branch_if(condition, hit, miss, UNLIKELY)
         self.label(hit)
@@ -454,22 +467,26 @@ class RegionEmitter(ValueEmitter):
         fast = self.binary("add", address, addend)
         self.jump_to(after)
         self.label(miss)
-        function = self.value(f"load ptr, ptr {self.field(helper)}")
-        slow = self.value(
-            f"call preserve_mostcc i64 {function}(ptr %hart, i64 {address}, i64 {size})"
-        )
+        slow = self.slow_place(address, size, "tlb_load")
         self.branch_if(self.compare("eq", slow, "0"), self.slow_label(), after, _LIKELY_NOT)
         self.label(after)
-        return self.pointer(self.value(f"phi i64 [ {fast}, %{hit} ], [ {slow}, %{miss} ]"))
-
-    def b_load(self, address: str, size: str) -> str:
-        pointer = self.place(address, size, "read_tag", "tlb_load")
+        pointer = self.pointer(self.value(f"phi i64 [ {fast}, %{hit} ], [ {slow}, %{miss} ]"))
         width = 8 * int(size)
         value = self.value(f"load volatile i{width}, ptr {pointer}, align 1")
         return value if width == 64 else self.value(f"zext i{width} {value} to i64")
 
     def b_store(self, address: str, value: str, size: str) -> None:
-        pointer = self.place(address, size, "write_tag", "tlb_store")
+        miss, hit, after = self.new_label(), self.new_label(), self.new_label()
+        entry = self.store_hit(address, int(size), miss)
+        self.jump_to(hit)
+        self.label(miss)
+        slow = self.slow_place(address, size, "tlb_store")
+        self.branch_if(self.compare("eq", slow, "0"), self.slow_label(), after, _LIKELY_NOT)
+        self.label(hit)
+        fast = self.binary("add", address, self.load_word(self.address(entry, 16)))
+        self.jump_to(after)
+        self.label(after)
+        pointer = self.pointer(self.value(f"phi i64 [ {fast}, %{hit} ], [ {slow}, %{miss} ]"))
         width = 8 * int(size)
         if width < 64:
             value = self.value(f"trunc i64 {value} to i{width}")

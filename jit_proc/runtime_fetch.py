@@ -13,7 +13,7 @@ Read next: `runtime_tracking.py`, `decoder.py` (`decode_word`).
 from __future__ import annotations
 
 from jit_proc.offsets import *
-from jit_proc.runtime_memory import find_slot, forbid_stores
+from jit_proc.runtime_memory import find_slot, forbid_stores, note_used
 from jit_proc.runtime_tracking import all_seen, lock_page, note_time, unlock_page
 from protocol.riscv.isa import routine
 from protocol.riscv.mmu import NOWHERE, translate
@@ -60,6 +60,7 @@ def fetch_fill(address):
             poke(records + ARRAY_VIRTUAL, address >> 12, 8)
     bias = (address & ~4095) - (records >> 3)
     entry = hart.fetch_tlb + ((address >> 12) & FETCH_MASK) * ENTRY_BYTES
+    note_used(hart_address() + FETCH_USED_AT, entry, hart_address() + FETCH_AT)
     poke(entry, address & ~4095, 8)
     poke(entry + F_RECORDS, records, 8)
     poke(entry + F_BIAS, bias, 8)
@@ -134,6 +135,20 @@ def fetch_single(address):
 
 
 @routine(pure=True)
+def fetch_again(record):
+    """The scratch record of the instruction a record stands for, whatever the record points to.
+
+    For one step out of a region: the page is being executed, so nothing is translated anew, and
+    what a region is made of never stands over a page's edge.
+    """
+    bits = raw_bits_at(record)
+    poke(hart_address() + SCRATCH_BYTES_AT, bits, 8)
+    poke(hart.scratch, handler("decode"), 8)
+    decode_word(bits, hart.scratch, 1 << 20)
+    return hart.scratch
+
+
+@routine(pure=True)
 def fetch_step():
     """The scratch record of the instruction to execute now; 0 after an interrupt or a trap."""
     cause = pending_interrupt()
@@ -154,17 +169,44 @@ def decode_record(record):
     track(page, (1 << (offset >> 6)) | (1 << (((offset + 2) & 4095) >> 6)))
     seen = all_seen(peek(page + PAGE_TICK, 8))
     if seen:
-        hart.stat_decodes += 1
         raw_bits = peek(host, 2)
         # M11: what lies behind the page's bytes is taken for the next page.
         if (raw_bits & 3) == 3 and offset == 4094 and ONE_PAGE_ONLY == 0:
+            hart.stat_decodes += 1
             poke(record, handler("straddle"), 8)
         else:
-            if (raw_bits & 3) == 3:
-                raw_bits = raw_bits | (peek(host + 2, 2) << 16)
-            decode_word(raw_bits, record, offset)
+            decode_run(record, host, offset)
     unlock_page(page)
     return word(seen)
+
+
+@routine(pure=True)
+def decode_run(record, host, offset):
+    """Decode an instruction, and those behind it up to a transfer of control or the line's end.
+
+    They are likely to be executed next, their line is tracked, and the page's lock is held.
+    """
+    end = (offset & ~63) + 64
+    while True:
+        hart.stat_decodes += 1
+        bits = peek(host, 2)
+        size = 2
+        if (bits & 3) == 3:
+            bits = bits | (peek(host + 2, 2) << 16)
+            size = 4
+        decode_word(bits, record, offset)
+        # Branches, jumps and system instructions have opcodes 11xxx11.
+        if (bits & 0x63) == 0x63 or bits == 0:
+            return
+        if (bits & 3) == 1 and (bits & 0xE000) >= 0xA000:
+            return  # c.j, c.beqz, c.bnez
+        if (bits & 3) == 2 and (bits & 0xE07C) == 0x8000:
+            return  # c.jr, c.jalr, c.ebreak
+        host += size
+        offset += size
+        record += size * 8
+        if offset + 4 > end or peek(record, 8) != handler("decode"):
+            return
 
 
 @routine(pure=True)
@@ -181,7 +223,8 @@ def track(page, wanted):
         while i < hart.peer_count:
             forbid_stores(page, hart.peers[i])
             i += 1
-        note_time(page)
+    # A peer may have looked at `lines` for a store that is still to come.
+    note_time(page)
 
 
 @routine(pure=True)

@@ -16,7 +16,7 @@ Read next: `runtime_tracking.py`, `runtime_fetch.py`.
 from __future__ import annotations
 
 from jit_proc.offsets import *
-from jit_proc.runtime_tracking import note_store
+from jit_proc.runtime_tracking import note_store, note_writer
 from protocol.riscv.isa import routine
 from protocol.riscv.mmu import NOWHERE, translate
 from protocol.riscv.words import *
@@ -72,21 +72,49 @@ def choose_sets(data, fetch):
 
 
 @routine(pure=True)
-def flush_range(entry, end):
-    while entry != end:
-        poke(entry, NO_PAGE, 8)
-        poke(entry + WRITE_TAG, NO_PAGE, 8)
-        entry += ENTRY_BYTES
+def note_used(used, entry, first):
+    """Mark an entry that is about to be filled: a flush looks at marked ones alone."""
+    number = (entry - first) >> 5
+    place = used + ((number >> 6) << 3)
+    poke(place, peek(place, 8) | (1 << (number & 63)), 8)
+
+
+@routine(pure=True)
+def flush_data(first, end):
+    """Empty the entries of these words of `data_used`."""
+    i = first
+    while i < end:
+        place = hart_address() + DATA_USED_AT + i * 8
+        bits = peek(place, 8)
+        if bits != 0:
+            poke(place, 0, 8)
+        while bits != 0:
+            entry = hart_address() + DATA_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES
+            poke(entry, NO_PAGE, 8)
+            poke(entry + WRITE_TAG, NO_PAGE, 8)
+            bits = bits & (bits - 1)
+        i += 1
+
+
+@routine(pure=True)
+def flush_fetch(first, end):
+    """Empty the entries of these words of `fetch_used`."""
+    i = first
+    while i < end:
+        place = hart_address() + FETCH_USED_AT + i * 8
+        bits = peek(place, 8)
+        if bits != 0:
+            poke(place, 0, 8)
+        while bits != 0:
+            poke(hart_address() + FETCH_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES, NO_PAGE, 8)
+            bits = bits & (bits - 1)
+        i += 1
 
 
 @routine(pure=True)
 def flush_all():
-    data = hart_address() + DATA_AT
-    flush_range(data, data + DATA_BYTES)
-    fetch = hart_address() + FETCH_AT
-    while fetch != hart_address() + FETCH_AT + FETCH_BYTES:
-        poke(fetch, NO_PAGE, 8)
-        fetch += ENTRY_BYTES
+    flush_data(0, DATA_USED_WORDS)
+    flush_fetch(0, FETCH_USED_WORDS)
 
 
 @routine(pure=True)
@@ -109,12 +137,22 @@ def flush_page(address):
 @routine(pure=True)
 def forbid_stores(page, who):
     """Take away a hart's write tags of a page that begins to be tracked."""
-    entry = who + DATA_AT
-    end = entry + DATA_BYTES
-    while entry != end:
-        if peek(entry + ENTRY_PAGE, 8) == page:
-            poke(entry + WRITE_TAG, NO_PAGE, 8)
-        entry += ENTRY_BYTES
+    bit = 1 << peek(who + HARTID, 8)
+    if (peek(page + WRITERS, 8) & bit) == 0:
+        return
+    i = 0
+    while i < DATA_USED_WORDS:
+        bits = peek(who + DATA_USED_AT + i * 8, 8)
+        while bits != 0:
+            entry = who + DATA_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES
+            if peek(entry + ENTRY_PAGE, 8) == page:
+                poke(entry + WRITE_TAG, NO_PAGE, 8)
+            bits = bits & (bits - 1)
+        i += 1
+    done = False
+    while not done:
+        old = peek(page + WRITERS, 8)
+        done = host_compare_swap(page + WRITERS, old, old & ~bit)
 
 
 @routine(pure=True)
@@ -143,6 +181,7 @@ def resolve(address, size, access):
         entry = hart.data_tlb + ((address >> 12) & DATA_MASK) * ENTRY_BYTES
         tag = address & ~4095
         addend = place - address
+        note_used(hart_address() + DATA_USED_AT, entry, hart_address() + DATA_AT)
         if peek(entry + ADDEND, 8) != addend:
             poke(entry, NO_PAGE, 8)
             poke(entry + WRITE_TAG, NO_PAGE, 8)
@@ -161,11 +200,20 @@ def resolve(address, size, access):
 
 @routine(pure=True)
 def allow_stores(entry, tag, page):
-    """Fill in a write tag; a page that begins to be tracked meanwhile is noticed here or there."""
-    poke(entry + WRITE_TAG, tag | word(peek(page + LINES, 8) != 0), 8)
+    """Fill in a write tag; a page that begins to be tracked meanwhile is noticed here or there.
+
+    `writers` is marked before the tag is there, and `lines` is looked at after it: who tracks the
+    page marks `lines` first, so either it finds the mark and takes the tag back, or it is seen.
+    """
+    if peek(page + LINES, 8) != 0:
+        poke(entry + WRITE_TAG, tag | 1, 8)
+        return
+    note_writer(page)
+    poke(entry + WRITE_TAG, tag, 8)
     if hart.peer_count != 0:
         fence()
-        poke(entry + WRITE_TAG, tag | word(peek(page + LINES, 8) != 0), 8)
+        if peek(page + LINES, 8) != 0:
+            poke(entry + WRITE_TAG, tag | 1, 8)
 
 
 @routine(pure=True)

@@ -14,8 +14,9 @@ Invariants:
   a record is taken back the page notes the time (`tick`), and until every other hart has since been
   seen between two instructions (`hart.tick`) or out of native code, its instructions are executed
   from the scratch array. The same wait covers a store that another hart had under way, by an old
-  TLB entry, when the page began to be tracked. Whoever stores looks at `lines` after the bytes are
-  visible, whoever decodes marks `lines` before it reads: one of the two sees the other.
+  TLB entry or after a look at `lines`, when the line began to be tracked. Whoever stores at leisure
+  looks at `lines` after the bytes are visible, whoever decodes marks `lines` before it reads: one
+  of the two sees the other.
 
 Read next: `runtime_fetch.py` (who decodes), `cpu_proc/records.py` (the machine's side).
 """
@@ -35,8 +36,17 @@ def lock_page(page):
 
 @routine(pure=True)
 def unlock_page(page):
-    fence()
-    poke(page + LOCK, 0, 8)
+    poke_release(page + LOCK, 0)
+
+
+@routine(pure=True)
+def note_writer(page):
+    """Mark that this hart's TLB may come to hold a plain write tag of a page."""
+    bit = 1 << hart.hartid
+    done = (peek(page + WRITERS, 8) & bit) != 0
+    while not done:
+        old = peek(page + WRITERS, 8)
+        done = host_compare_swap(page + WRITERS, old, old | bit)
 
 
 @routine(pure=True)
@@ -97,8 +107,8 @@ def note_write(page, offset, size):
             record += 16
         if changed:
             note_time(page)
-        if ((offset + size) & 63) == 0 and (peek(page + REGION_LINES, 8) & touched) == 0:
-            forget_line(page, records, (offset + size - 1) >> 6)
+            if (peek(page + REGION_LINES, 8) & touched) == 0 and rewrites(records, offset):
+                forget_lines(page, records, first_line, last_line)
     regions = peek(page + REGION_LINES, 8) & touched
     unlock_page(page)
     return regions
@@ -117,14 +127,31 @@ def note_store(page, offset, size):
 
 
 @routine(pure=True)
-def forget_line(page, records, line):
-    """Stop tracking a line in which nothing decoded is left (copies end each line they cross)."""
-    record = records + line * 512
-    end = record + 512
-    if line != 0:
-        record -= 16
+def rewrites(records, offset):
+    """Whether a store that changed code looks like one of a row of them: copies, a code generator.
+
+    It begins a line, or nothing before it is decoded. A patch in the midst of code does not: there
+    all but the instruction stays, with the heat its neighbours have gathered.
+    """
+    if (offset & 63) < 4:
+        return (offset & 63) == 0
+    record = records + (offset >> 1) * 16
+    decode = handler("decode")
+    return peek(record - 16, 8) == decode and peek(record - 32, 8) == decode
+
+
+@routine(pure=True)
+def forget_lines(page, records, first, last):
+    """Undecode the lines that code was changed in, and stop tracking them.
+
+    Who rewrites one instruction rewrites the next ones too: their stores find an untracked line.
+    """
+    record = records + first * 512
+    end = records + last * 512 + 512
+    if first != 0:
+        record -= 16  # an instruction of the line before may reach into this one
     while record != end:
-        if peek(record, 8) != handler("decode"):
-            return
+        poke(record, handler("decode"), 8)
         record += 16
-    poke(page + LINES, peek(page + LINES, 8) & ~(1 << line), 8)
+    touched = (NO_PAGE >> (63 - (last - first))) << first
+    poke(page + LINES, peek(page + LINES, 8) & ~touched, 8)

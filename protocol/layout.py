@@ -110,7 +110,11 @@ PAGE = Struct(
     ("generation", "bumped by every write to a tracked line, by whomever. Writer: lock's holder"),
     ("lock", "1 while records, lines or generation change. Writer: who swaps 0 for 1"),
     ("tick", "`tick` of the control page when records were last taken back. Writer: lock's holder"),
-    ("spare", "a descriptor is a cache line of its own", 2),
+    (
+        "writers",
+        "bit i: hart i may have a plain write tag for the page. Writer: any hart, atomically",
+    ),
+    ("spare", "a descriptor is a cache line of its own"),
 )
 
 SLOT = Struct(
@@ -289,6 +293,16 @@ HART = Struct(
     ("stat_walks", "TLB misses that walked"),
     ("stat_stores", "stores to tracked lines"),
     ("stat_mmio", "accesses to devices"),
+    (
+        "data_used",
+        "bit j of word i: entry 64 i + j of `data_tlbs` was filled since it was last emptied",
+        DATA_SETS * DATA_TLB_ENTRIES // 64,
+    ),
+    (
+        "fetch_used",
+        "the same of `fetch_tlbs`",
+        FETCH_SETS * FETCH_TLB_ENTRIES // 64,
+    ),
     ("data_tlbs", "data TLB sets", 4 * DATA_TLB_ENTRIES * DATA_SETS),
     ("fetch_tlbs", "fetch TLB sets", 4 * FETCH_TLB_ENTRIES * FETCH_SETS),
 )

@@ -8,9 +8,9 @@ A region is one function for all of its entries, one for each instruction: it ta
 `hart.execute_one`, which fetches, decodes and executes the instruction at the record's pc, and goes
 on by the next record - the region's again, while control stays inside. So the code knows of the
 guest only where its instructions begin, and what it executes is what the guest's memory holds. A
-page walk, a decoding and an interpretation an instruction: it is slow.
+decoding and an interpretation an instruction: it is slow.
 
-Read next: `jit_proc/engine.py` (`_straddle`, which is `execute_one`), `llvm.py`.
+Read next: `jit_proc/engine.py` (`_execute_one`), `llvm.py`.
 """
 
 from __future__ import annotations

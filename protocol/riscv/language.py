@@ -66,6 +66,7 @@ BUILTINS: dict[str, tuple[int, str]] = {
     "jump": (1, ""),
     "trap": (2, ""),
     "resync": (0, ""),
+    "refetch": (0, ""),
     "wait": (0, ""),
     # state
     "time": (0, "word"),
@@ -81,6 +82,7 @@ BUILTINS: dict[str, tuple[int, str]] = {
     # host memory and the machine process: for the engine's own routines (`jit_proc/runtime.py`)
     "peek": (2, "word"),
     "poke": (3, ""),
+    "poke_release": (2, ""),
     "hart_address": (0, "word"),
     "handler": (1, "word"),
     "host_clock": (0, "word"),

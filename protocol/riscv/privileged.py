@@ -244,4 +244,4 @@ def sfence_vma(rs1, rs2):
 def fence_i():
     # A hart sees its own stores to code at once; what other harts stored is seen when the next
     # instruction is looked up. The fields are reserved for finer fences and ignored.
-    resync()
+    refetch()

@@ -346,6 +346,9 @@ class ReferenceHart:
     def trap(self, cause: int, value: int) -> None:
         raise Trap(cause, value)
 
+    def refetch(self) -> None:
+        """Nothing: every instruction is fetched afresh."""
+
     def resync(self) -> None:
         """Nothing: every instruction is looked up afresh."""
 

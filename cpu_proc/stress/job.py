@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 Job = dict[str, Any]
-"""`scenario`, `mode`, `harts`; optional `mutants` (a list), `seed`, `rounds`, `patience`,
-`folder`."""
+"""`scenario` (a name) or `random` (a seed; `operations`), `mode`, `harts`; optional `mutants` (a list), `seed`, `rounds`,
+`patience`, `folder`."""
 Result = dict[str, Any]
 GRACE = 30.0  # seconds beyond a trial's patience until its process is killed
 
@@ -73,16 +73,25 @@ def perform(job: Job) -> Result:
     from protocol import mutants
 
     mutants.arm(job.get("mutants", ()))
-    from cpu_proc.stress import scenario, trial
+    from cpu_proc.stress import random_program, scenario, trial
 
+    state = ""
+    if "random" in job:
+        operations = int(job.get("operations", random_program.OPERATIONS))
+        asked, expectation = random_program.scenario(int(job["random"]), job["mode"], operations)
+        state = expectation.state
+    else:
+        asked = scenario.load_all()[job["scenario"]]
     outcome = trial.run(
-        scenario.load_all()[job["scenario"]],
+        asked,
         job["mode"],
         int(job.get("harts", 1)),
         folder=Path(job["folder"]) if "folder" in job else None,
         rounds=job.get("rounds"),
         patience=float(job.get("patience", 60.0)),
     )
+    if state and outcome.kind == "passed" and outcome.state != state:
+        outcome.kind, outcome.verdict = "stale", "registers or memory differ at the end"
     return {**asdict(outcome), "events": outcome.events}
 
 

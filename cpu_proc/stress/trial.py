@@ -60,6 +60,8 @@ class Outcome:
     """Stores to tracked lines, which retire records in native code."""
     published: int = 0
     epoch: int = 0
+    state: str = ""
+    """A hash of hart 0 and of memory at the end (`oracle.state_hash`)."""
 
     @property
     def events(self) -> int:
@@ -202,9 +204,18 @@ class Trial:
         outcome.stores = sum(int(hart.state.stat_stores) for hart in machine.harts)
         if machine.translator is not None:
             outcome.published = machine.translator.counts["published"]
+        if outcome.kind == "passed":
+            outcome.state = self._state()
         outcome.said = "\n".join(self._said)
         machine.close()
         os.close(self._serial)
+
+    def _state(self) -> str:
+        from cpu_proc.stress import oracle
+
+        hart, memory = self.machine.harts[0].state, self.machine.memory
+        words = [*hart.x[:32], *hart.f[:32], *(getattr(hart, name) for name in oracle.STATE)]
+        return oracle.state_hash(words, memory.read(oracle.RAM_BASE, oracle.RAM_SIZE))
 
     def judge(self) -> Outcome:
         """The outcome with its verdict."""

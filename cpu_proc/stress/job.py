@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 Job = dict[str, Any]
-"""`scenario` (a name) or `random` (a seed; `operations`), `mode`, `harts`; optional `mutants` (a list), `seed`, `rounds`,
-`patience`, `folder`."""
+"""`scenario` (a name) or `random` (a seed; `operations`), `mode`, `harts`; optional `mutants` (a
+list), `chaos` (see `disturbance.py`), `seed`, `rounds`, `patience`, `folder`."""
 Result = dict[str, Any]
 GRACE = 30.0  # seconds beyond a trial's patience until its process is killed
 
@@ -89,6 +89,8 @@ def perform(job: Job) -> Result:
         folder=Path(job["folder"]) if "folder" in job else None,
         rounds=job.get("rounds"),
         patience=float(job.get("patience", 60.0)),
+        chaos=job.get("chaos"),
+        seed=int(job.get("seed", 0)),
     )
     if state and outcome.kind == "passed" and outcome.state != state:
         outcome.kind, outcome.verdict = "stale", "registers or memory differ at the end"

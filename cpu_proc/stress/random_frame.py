@@ -1,15 +1,28 @@
-"""What stands round a random program's operations: entry, handlers, page tables, helpers, the end.
+"""What stands round a random program's operations: entry, handlers, page tables, the end.
 
-The problem: operations are chosen at random, so all that must not fail is fixed here: the state that
-a reset keeps, the handler that turns any exception in a function into a result, the way into S- and
-U-mode, and the last report, a hash of all code and data.
+The problem: operations are chosen at random, so all that must not fail is fixed here: the state
+that a reset keeps, the handler that turns any exception in a function into a result, the way into
+S- and U-mode, and the last report, a hash of all code and data.
 
 Read next: `random_program.py`.
 """
 
 MAIN = """
     .equ KEPT, 0x80800000
-main:
+main:                           # what a reset ROM leaves in registers is its own affair
+    li a0, 0
+    li a1, 0
+    li a2, 0
+    li a3, 0
+    li a4, 0
+    li a5, 0
+    li a6, 0
+    li a7, 0
+    li t1, 0
+    li t2, 0
+    li t4, 0
+    li t5, 0
+    li t6, 0
     la t0, handler
     csrw mtvec, t0
     li s6, KEPT

@@ -208,18 +208,20 @@ class Writer:
             case "sc":
                 self.emit("lr.w t2, (t0)", "sc.w t2, t1, (t0)")
             case "sd":
-                self.emit(f"li t2, {word_of(self.cell(number + 1))}", "slli t2, t2, 32", "slli t1, t1, 32",
-                          "srli t1, t1, 32", "or t1, t1, t2", "sd t1, 0(t0)")  # fmt: skip
+                self.emit(*self.two(number), "sd t1, 0(t0)")
             case "fsd":
                 self.float_on()
-                self.emit(f"li t2, {word_of(self.cell(number + 1))}", "slli t2, t2, 32", "slli t1, t1, 32",
-                          "srli t1, t1, 32", "or t1, t1, t2", "fmv.d.x ft0, t1",
-                          "fsd ft0, 0(t0)")  # fmt: skip
+                self.emit(*self.two(number), "fmv.d.x ft0, t1", "fsd ft0, 0(t0)")
         self.emit(*rng.choice(((), ("fence.i",), ("fence.i",), ("fence rw, rw",))))
         if rng.random() < 0.8:
             self.arguments()
             self.address(function, "t0", execute=True)
             self.emit("jalr ra, 0(t0)", "call fold")
+
+    def two(self, number: int) -> tuple[str, ...]:
+        """Put the next cell's word above the one in t1."""
+        load = f"li t2, {word_of(self.cell(number + 1))}"
+        return load, "slli t2, t2, 32", "slli t1, t1, 32", "srli t1, t1, 32", "or t1, t1, t2"
 
     def op_copy(self) -> None:
         """One function over another."""

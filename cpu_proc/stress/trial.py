@@ -24,11 +24,12 @@ import select
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cpu_proc.stress.disturbance import Disturbance
 from cpu_proc.stress.scenario import MODES, RAM_BASE, Mode, Scenario
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Outcome:
     """Stores to tracked lines, which retire records in native code."""
     published: int = 0
     epoch: int = 0
+    disturbed: dict[str, int] = field(default_factory=dict)
+    """What was done to the machine meanwhile, by kind (`disturbance.py`)."""
     state: str = ""
     """A hash of hart 0 and of memory at the end (`oracle.state_hash`)."""
 
@@ -77,8 +80,13 @@ def run(
     folder: Path | None = None,
     rounds: int | None = None,
     patience: float = PATIENCE,
+    chaos: Mapping[str, float] | None = None,
+    seed: int = 0,
 ) -> Outcome:
-    """Run a scenario's program to its end and judge what it printed."""
+    """Run a scenario's program to its end and judge what it printed.
+
+    `chaos`: a plan of disturbances meanwhile, at moments that `seed` chooses (`disturbance.py`).
+    """
     mode = MODES[mode] if isinstance(mode, str) else mode
     if "aged" in scenario.options:
         young = replace(scenario, options=scenario.options - {"aged", "icount"})
@@ -87,6 +95,8 @@ def run(
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
         trial = Trial(scenario, mode, max(harts, scenario.harts), place, rounds)
+        if chaos:
+            trial.disturbance = Disturbance(trial.machine, chaos, seed)
         try:
             trial.go(patience)
         finally:
@@ -105,6 +115,7 @@ class Trial:
         self.scenario, self.mode, self.folder, self._rounds = scenario, mode, folder, rounds
         self.program: Program = scenario.assemble(mode, rounds)
         self.outcome = Outcome()
+        self.disturbance: Disturbance | None = None
         self._rest = b""
         self._said: list[str] = []
         self._serial, out = os.pipe()
@@ -179,6 +190,8 @@ class Trial:
         self.machine.safe_point.post(self._await_translator)
         self.machine.power_on()
         threading.Thread(target=watch, daemon=True).start()
+        if self.disturbance is not None:
+            self.disturbance.start()
         deadline = began + patience
         while True:
             over = ended.is_set()  # before the last look at what it said
@@ -199,6 +212,9 @@ class Trial:
     def close(self) -> None:
         """End the machine; read its book first."""
         machine, outcome = self.machine, self.outcome
+        if self.disturbance is not None:
+            self.disturbance.stop()
+            outcome.disturbed = dict(self.disturbance.done)
         outcome.retired = dict(machine.retirement.counts)
         outcome.epoch = machine.retirement.epoch
         outcome.stores = sum(int(hart.state.stat_stores) for hart in machine.harts)
@@ -213,9 +229,8 @@ class Trial:
     def _state(self) -> str:
         from cpu_proc.stress import oracle
 
-        hart, memory = self.machine.harts[0].state, self.machine.memory
-        words = [*hart.x[:32], *hart.f[:32], *(getattr(hart, name) for name in oracle.STATE)]
-        return oracle.state_hash(words, memory.read(oracle.RAM_BASE, oracle.RAM_SIZE))
+        memory = self.machine.memory.read(oracle.RAM_BASE, oracle.RAM_SIZE)
+        return oracle.state_hash(self.machine.harts[0].state, memory)
 
     def judge(self) -> Outcome:
         """The outcome with its verdict."""
@@ -240,7 +255,8 @@ class Trial:
         return outcome
 
     def _should_publish(self) -> bool:
-        return self.mode.name == "regions" and not self.scenario.without_regions
+        quiet = self.disturbance is None
+        return quiet and self.mode.name == "regions" and not self.scenario.without_regions
 
     def _more(self) -> bool:
         return bool(select.select([self._serial], [], [], 0)[0]) and self._peek()

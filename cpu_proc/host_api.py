@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 
 from cpu_proc.safe_point import PATIENCE
 from protocol import layout
+from protocol.errors import UserError
 from protocol.fields import RetireCause
 
 if TYPE_CHECKING:
@@ -182,6 +183,17 @@ class HostApi:
 
         checked = snapshot.read(self._machine, path)
         self.at_safe_point(lambda: snapshot.apply(self._machine, checked), seconds)
+
+    def swap(self, backend: str, seconds: float = PATIENCE) -> None:
+        """Have another backend (`NAME` or `NAME,OPTION=VALUE,...`) translate; it is in force then.
+
+        Raises UserError if it cannot be had: the old one stays.
+        """
+        swap = self._machine.request_swap(backend)
+        if not swap.done.wait(seconds):
+            raise TimeoutError(f"swap {backend}: under way, not done within {seconds:g} s")
+        if swap.problem:
+            raise UserError(f"swap {backend}: {swap.problem}")
 
     def _stopped(self, index: int) -> Hart:
         machine = self._machine

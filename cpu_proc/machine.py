@@ -43,9 +43,12 @@ from protocol.layout import HART, PAGE_SIZE, RECORD_ARRAY_STRIDE
 from protocol.logs import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cpu_proc.htif import Htif
     from cpu_proc.options import RunOptions
     from cpu_proc.translator import Swap, TranslatorLink
+    from protocol.transport import Connection
 
 log = get_logger("machine")
 
@@ -84,6 +87,8 @@ class Machine:
         self.host = HostApi(self)
         self.mistakes = mistakes.make(self)
         self.translator: TranslatorLink | None = None
+        self.transport: Callable[[Connection], Connection] | None = None
+        """What is put round each connection to the translator; the stress tool sets it."""
         self.exit_code: int | None = None
         self.failure: BaseException | None = None
         self.resets = 0

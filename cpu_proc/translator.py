@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from protocol.messages import Message, Segment, Translated
     from protocol.session import MachineAction
     from protocol.session_machine import MachineSession
-    from protocol.transport import Client, Mailbox, Timers
+    from protocol.transport import Connection, Mailbox, Timers
 
 log = get_logger("translator_link")
 
@@ -181,6 +181,17 @@ class TranslatorLink:
         code = self._code
         return code is not None and code[0] <= address < code[0] + code[1]
 
+    @property
+    def worker_pids(self) -> list[int]:
+        """The process ids of the embedded translator's workers, those there are at the moment."""
+        pid, found = self.child_pid, []
+        if pid is not None:
+            with contextlib.suppress(OSError):
+                for task in os.listdir(f"/proc/{pid}/task"):
+                    with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+                        found += [int(word) for word in file.read().split()]
+        return found
+
     def _put(self, wish: tuple[Any, ...]) -> None:
         with self._gate:
             if self._mailbox is None:
@@ -204,7 +215,7 @@ class TranslatorLink:
 
     def _serve(self) -> None:
         from protocol.session_machine import MachineSession, Offer
-        from protocol.transport import Client, Mailbox, Timers
+        from protocol.transport import Mailbox, Timers
 
         if self._options.translator == "embedded":
             from protocol.transport import private_endpoint
@@ -232,8 +243,7 @@ class TranslatorLink:
             self._mailbox = Mailbox()
             for wish in self._early:
                 self._mailbox.put(wish)
-        self._client: Client = Client(self._endpoint)
-        self._client.watch(self._mailbox.fileno())
+        self._client: Connection = self._connect()
         self._act(self._session.connect(secrets.randbits(64) or 1))
         while self._session.state != "closed":
             ready = self._client.poll(self._timers.wait(POLL_LIMIT))
@@ -436,15 +446,21 @@ class TranslatorLink:
             self._act(self._session.swap(self._swaps[0].backend))
 
     def _reconnect(self) -> None:
-        from protocol.transport import Client
-
-        assert self._mailbox is not None
         self._client.close()
         if self._options.translator == "embedded":
             self._start_child()
-        self._client = Client(self._endpoint)
-        self._client.watch(self._mailbox.fileno())
+        self._client = self._connect()
         self._act(self._session.connect(secrets.randbits(64) or 1))
+
+    def _connect(self) -> Connection:
+        from protocol.transport import Client
+
+        client: Connection = Client(self._endpoint)
+        if self._machine.transport is not None:
+            client = self._machine.transport(client)
+        assert self._mailbox is not None
+        client.watch(self._mailbox.fileno())
+        return client
 
     # --- code ------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from protocol.codec import CodecError, decode, encode
 from protocol.errors import UserError
@@ -76,6 +76,20 @@ class Ready(NamedTuple):
 
     def __bool__(self) -> bool:
         return self.messages or bool(self.fds) or self.disconnected
+
+
+class Connection(Protocol):
+    """What a machine's I/O loop needs of its connection: a `Client`, or one round it."""
+
+    def watch(self, fd: int) -> None: ...
+
+    def poll(self, timeout: float) -> Ready: ...
+
+    def receive(self) -> list[Message | CodecError]: ...
+
+    def send(self, message: Message) -> bool: ...
+
+    def close(self) -> None: ...
 
 
 class Mailbox(Generic[T]):

@@ -461,8 +461,6 @@ class Machine:
             if known and self.records.written(page, offset % PAGE_SIZE, part):
                 regions -= self.records.region_count
                 self.retirement.note("memory_write", page=page, regions=regions)
-            if mutants.armed("M12"):
-                break  # M12: a write ends in the page in which it begins
             offset += part
         if self.mistakes is not None:
             self.mistakes.stored(None)

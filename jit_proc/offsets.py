@@ -67,6 +67,7 @@ EXIT_TRAP = layout.EXIT_TRAP
 ALIAS_OWN_RECORDS = int(mutants.armed("M7"))
 UNTRACKED_WALK = int(mutants.armed("M8"))
 KEPT_FETCH = int(mutants.armed("M10"))
+FIRST_BYTES_ONLY = int(mutants.armed("M12"))
 ONE_PAGE_ONLY = int(mutants.armed("M11"))
 VIRTUAL_PAGE = int(mutants.armed("M13"))
 FAULT = 1  # what `resolve` answers for a fault; no host address is 1

@@ -84,6 +84,8 @@ def note_write(page, offset, size):
 
     Returns the lines written that regions were made from: those are the machine's to retire.
     """
+    if FIRST_BYTES_ONLY != 0 and size > 2:
+        size = 2  # M12: code begins where a store begins
     if hart.peer_count != 0:
         fence()  # the bytes before the look at what is tracked
     first_line = offset >> 6

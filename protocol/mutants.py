@@ -41,7 +41,7 @@ _ROWS = (
     Mutant("M9", "a remap leaves lookups as they are"),
     Mutant("M10", "sfence.vma of one page leaves the fetch TLB as it is", engine=True),
     Mutant("M11", "of code that ends in another page only the first page is tracked", engine=True),
-    Mutant("M12", "of a DMA or host write over several pages only the first page is retired"),
+    Mutant("M12", "a write retires what its first bytes made, whatever its length", engine=True),
     Mutant("M13", "a virtual page number is taken for a physical one", engine=True),
     Mutant("M14", "the fetch TLB's tag drops address bits above 4 GiB", engine=True),
     Mutant("M15", "a jump cache keeps pointers to code"),

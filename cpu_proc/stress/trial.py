@@ -118,6 +118,7 @@ class Trial:
         self.disturbance: Disturbance | None = None
         self._rest = b""
         self._said: list[str] = []
+        self._restorations = 0
         self._serial, out = os.pipe()
         os.set_blocking(self._serial, False)
         try:
@@ -145,6 +146,7 @@ class Trial:
             threshold=self.mode.threshold,
             svadu="svade" not in wanted,
             icount=ICOUNT_SHIFT if "icount" in wanted else None,
+            boot_remap="on" if "boot-remap" in wanted else "off",
         )
         if "pflash" in wanted:
             drives = []
@@ -301,9 +303,32 @@ class Trial:
 
     def do_write(self, address: str, data: str) -> bytes:
         """`write ADDRESS HEX`: the host stores bytes, as a debugger does."""
-        with self.machine.lock:
-            self.machine.memory.write_rom(self.number(address), bytes.fromhex(data))
+        self.machine.host.write(self.number(address), bytes.fromhex(data))
         return DONE
+
+    def do_save(self, name: str) -> bytes:
+        """`save NAME`: keep the machine as it is now, in the middle of asking."""
+        self.machine.host.save(str(self.folder / f"{name}.snapshot"))
+        return DONE
+
+    def do_restore(self, name: str) -> bytes:
+        """`restore NAME`: the machine is what it was when it asked for `save`; the answer to that
+        is now the digit of how many restorations there were. This question is never answered.
+        """
+        self.machine.host.restore(str(self.folder / f"{name}.snapshot"))
+        self._restorations += 1
+        return b"%d" % self._restorations
+
+    def do_step(self, count: str) -> None:
+        """`step N`: answered at once; the N instructions that follow are executed one by one."""
+        host = self.machine.host
+        host.pause()
+        try:
+            self.machine.receive(DONE)
+            for _ in range(int(count)):
+                host.step_hart(0)
+        finally:
+            host.resume()
 
     def do_kill(self) -> bytes:
         """`kill`: SIGKILL to the translator; answered when the machine knows."""

@@ -25,6 +25,7 @@ WITNESSES = {
     "M1": Witness("m01_flash_program"),
     "M2": Witness("m02_reset_copies"),
     "M3": Witness("m03_disk_read"),
+    "M4": Witness("m04_snapshot"),
     "M5": Witness("m05_host_write"),
     "M6": Witness("m06_store_forms"),
     "M7": Witness("m07_two_addresses"),

@@ -126,6 +126,7 @@ class Hart:
         state.irq = 0
         state.pc = pc
         state.exit_lines = 0
+        state.stuck = 0
         state.between = 0
         state.hot_count = 0
         state.data_set = state.fetch_set = 0
@@ -139,12 +140,11 @@ class Hart:
         ctypes.memset(self.address + start, 0xFF, HART.size - start)
 
     def load_map(self, pages_address: int, memory_address: int) -> None:
-        """Copy the memory map's slots of memory; flushes what was looked up in the old one."""
+        """Copy the memory map's slots of memory; flushes what was looked up in the old one.
+
+        The map has no more than `layout.MAX_SLOTS` of them.
+        """
         slots = [s for s in self._memory.slots if s.backing is not None]
-        if len(slots) > layout.MAX_SLOTS:
-            raise ValueError(
-                f"{len(slots)} ranges of memory, at most {layout.MAX_SLOTS} are supported"
-            )
         for number, slot in enumerate(slots):
             backing = slot.backing
             assert backing is not None

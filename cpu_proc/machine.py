@@ -38,7 +38,7 @@ from devices.device import Fail, PowerOff, Request, Reset
 from protocol import layout, mutants
 from protocol.errors import UserError
 from protocol.faults import AccessFault
-from protocol.generations import burst
+from protocol.generations import FirstGenerations, burst
 from protocol.layout import HART, PAGE_SIZE, RECORD_ARRAY_STRIDE
 from protocol.logs import get_logger
 
@@ -61,7 +61,10 @@ IDLE_WAIT = 3600.0  # seconds; a sleeping hart is woken by what it waits for, no
 class Machine:
     """One machine. Construct it, `power_on`, `wait`; then `close`."""
 
-    def __init__(self, options: RunOptions) -> None:
+    def __init__(
+        self, options: RunOptions, *, first_generations: FirstGenerations | None = None
+    ) -> None:
+        """`first_generations`: for tests, where the counters begin. Raises UserError."""
         self.options = options
         self.lock = threading.RLock()
         self.plan = loader.plan(options)
@@ -83,7 +86,7 @@ class Machine:
         for hart in self.harts:
             hart.meet(self.control.segment.address, self.harts)
         self._share_records()
-        self.retirement = Retirement(self)
+        self.retirement = Retirement(self, (first_generations or FirstGenerations()).epoch)
         self.host = HostApi(self)
         self.mistakes = mistakes.make(self)
         self.translator: TranslatorLink | None = None
@@ -100,6 +103,10 @@ class Machine:
         self.board = Board(self, options, self.console.write)
         self._tree = self.board.device_tree(self.plan)
         self.htif = self._make_htif()
+        if first_generations is not None:
+            self.records.set_generations(first_generations.page_generation)
+            self.memory.generation = first_generations.map_generation
+            self.control.words.map_generation = first_generations.map_generation
 
     def _share_records(self) -> None:
         """Give each hart its scratch array and its part of the arrays' memory."""
@@ -171,6 +178,7 @@ class Machine:
             self.board.reset()
             for hart in self.harts:
                 hart.reset(RESET_VECTOR)
+                hart.state.fatal = int(self.options.fatal != "none")
             if self.htif is not None:
                 self.htif.reset()
             self.plan.copy(self.memory.write_rom, fresh=fresh)
@@ -366,6 +374,8 @@ class Machine:
             self._log_trap(hart)
         elif reason == layout.EXIT_STOP:
             self.end(0)
+        elif reason == layout.EXIT_FATAL:
+            self._serve_fatal(hart)
 
     @property
     def running(self) -> bool:
@@ -384,6 +394,7 @@ class Machine:
         lines, timer = int(state.irq), int(state.mtimecmp)
         hart.reset(RESET_VECTOR if pc is None else pc)
         state.irq, state.mtimecmp = lines, timer
+        state.fatal = int(self.options.fatal != "none")
         hart.wake.set()
         log.info("hart_reset", hart=hart.index, pc=int(state.pc))
 
@@ -400,6 +411,24 @@ class Machine:
             handler=int(state.pc),
         )
         state.trap_pc = NEVER
+
+    def _serve_fatal(self, hart: Hart) -> None:
+        """A trap of this hart cannot be taken: the handler's first instruction traps itself."""
+        state, action = hart.state, self.options.fatal
+        state.stuck = 0
+        log.warning(
+            "trap_not_taken",
+            hart=hart.index,
+            cause=int(state.mcause),
+            pc=int(state.pc),
+            value=int(state.mtval),
+            action=action,
+        )
+        if action == "halt":
+            self.end(1)
+        elif action == "reset":
+            self.request_reset()
+        state.fatal = 0  # once is enough, until the hart is reset
 
     def _serve_hot(self, hart: Hart) -> None:
         """Ask for regions at the records found hot."""
@@ -429,6 +458,10 @@ class Machine:
                     self.retirement.note(
                         "guest_store", page=page, regions=retired, pc=int(state.pc)
                     )
+            if page is not None and self.records.generation(page) == 0:
+                self._wrapped()
+            elif page is None and state.exit_lines == NEVER:
+                self._wrapped()  # of one page or another
             state.exit_lines = 0
             self._serve_htif()
         if self.mistakes is not None:
@@ -461,9 +494,15 @@ class Machine:
             if known and self.records.written(page, offset % PAGE_SIZE, part):
                 regions -= self.records.region_count
                 self.retirement.note("memory_write", page=page, regions=regions)
+                if self.records.generation(page) == 0:
+                    self._wrapped()
             offset += part
         if self.mistakes is not None:
             self.mistakes.stored(None)
+
+    def _wrapped(self) -> None:
+        """A counter wrapped to 0: a new epoch, so that no value of it is met a second time."""
+        self.safe_point.post(lambda: self.retirement.everything("counter_wrap"))
 
     @property
     def records_in_use(self) -> bool:
@@ -476,6 +515,8 @@ class Machine:
         self.control.words.map_generation = generation
         if not hasattr(self, "harts"):
             return
+        if generation == 0:
+            self._wrapped()
         for hart in self.harts:
             hart.load_map(self.control.pages_address, self.guest.segment.address)
 

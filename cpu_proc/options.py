@@ -125,6 +125,10 @@ class RunOptions:
     pflash: tuple[Drive | None, ...] = (None,) * FLASH_BANKS
     """The file of each flash bank; without one, a bank begins erased."""
     serial: Serial = Serial()
+    fatal: str = "none"
+    """What a trap that cannot be taken does: "none" (the hart goes on trapping, as hardware does),
+    "report" it, "reset" the system or "halt" with status 1.
+    """
     reboot: bool = True
     """False (`-no-reboot`): a guest's reset ends the run."""
     log_items: frozenset[str] = frozenset()
@@ -397,6 +401,20 @@ def _serial(draft: _Draft, option: str, text: str) -> None:
 @_option("no-reboot", "", "a guest's reset ends the run")
 def _no_reboot(draft: _Draft, option: str, text: str) -> None:
     draft.options = replace(draft.options, reboot=False)
+
+
+@_option(
+    "action",
+    "fatal=none|report|reset|halt",
+    "what to do when a hart's trap handler traps at its first instruction (default none)",
+)
+def _action(draft: _Draft, option: str, text: str) -> None:
+    found = values.keys(option, text)
+    values.only(option, text, found, ("fatal",))
+    fatal = found.get("fatal", "")
+    if fatal not in ("none", "report", "reset", "halt"):
+        raise values.complain(option, text, f"none, report, reset or halt expected, not {fatal!r}")
+    draft.options = replace(draft.options, fatal=fatal)
 
 
 @_option("icount", "[shift=]N|auto", "deterministic time: 2^N ns an instruction")

@@ -113,6 +113,11 @@ class Records:
     def generation(self, page: int) -> int:
         return int(self._pages[page * _WORDS + _GENERATION])
 
+    def set_generations(self, value: int) -> None:
+        """Have every page's generation begin at `value`; before anything is executed."""
+        for page in range(self._page_count):
+            self._pages[page * _WORDS + _GENERATION] = value
+
     # --- retirement of what was made from some bytes ------------------------------------------
 
     def written(self, page: int, offset: int, length: int) -> bool:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from protocol import mutants
+from protocol.generations import MASK
 from protocol.logs import get_logger
 
 if TYPE_CHECKING:
@@ -43,11 +44,11 @@ class Event:
 class Retirement:
     """The epoch of one machine and its history."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, first_epoch: int = 1) -> None:
         self._machine = machine
         self._logged = "retire" in machine.options.log_items
         self._start = time.monotonic()
-        self.epoch = 1
+        self.epoch = first_epoch
         self.history: deque[Event] = deque(maxlen=HISTORY)
         self.counts: Counter[str] = Counter()
         machine.control.words.epoch = self.epoch
@@ -57,7 +58,7 @@ class Retirement:
         machine = self._machine
         began = time.monotonic()
         with machine.lock:
-            self.epoch += 1
+            self.epoch = (self.epoch + 1) & MASK
             machine.control.words.epoch = self.epoch
             used = [
                 (start, int(hart.state.pool_next))

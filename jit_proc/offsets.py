@@ -62,6 +62,7 @@ EXIT_POOL = layout.EXIT_POOL
 EXIT_STOP = layout.EXIT_STOP
 EXIT_HOT = layout.EXIT_HOT
 EXIT_TRAP = layout.EXIT_TRAP
+EXIT_FATAL = layout.EXIT_FATAL
 # The mistakes that stand in the engine's routines (`protocol/mutants.py`), 1 where switched on. As
 # constants they leave no trace in native code where they are off.
 ALIAS_OWN_RECORDS = int(mutants.armed("M7"))

@@ -57,6 +57,9 @@ def look_up():
     if hart.trace != 0 and hart.trap_pc != NO_PAGE:
         hart.exit_reason = EXIT_TRAP
         return 1
+    if hart.stuck != 0:
+        hart.exit_reason = EXIT_FATAL
+        return 1
     if hart.attention != 0:
         hart.exit_reason = EXIT_ATTENTION
         return 1

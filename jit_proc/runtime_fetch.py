@@ -16,7 +16,7 @@ from jit_proc.offsets import *
 from jit_proc.runtime_memory import find_slot, forbid_stores, note_used
 from jit_proc.runtime_tracking import all_seen, lock_page, note_time, unlock_page
 from protocol.riscv.isa import routine
-from protocol.riscv.mmu import NOWHERE, translate
+from protocol.riscv.mmu import MACHINE, NOWHERE, translate
 from protocol.riscv.privileged import NO_INTERRUPT, pending_interrupt, take_trap
 from protocol.riscv.words import *
 
@@ -248,4 +248,10 @@ def enter_trap(cause, value):
         hart.trap_cause = cause
         hart.trap_value = value
         hart.limit = 0
+    before = NOWHERE
+    if hart.fatal != 0 and hart.priv == MACHINE and (cause >> 63) == 0:
+        before = hart.pc
     take_trap(cause, value)
+    if hart.pc == before:
+        hart.stuck = 1  # the handler's first instruction traps: it will for ever
+        hart.limit = 0

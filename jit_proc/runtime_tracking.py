@@ -82,7 +82,8 @@ def all_seen(since):
 def note_write(page, offset, size):
     """Retire records made from `size` bytes at `offset` of a page, which have just been written.
 
-    Returns the lines written that regions were made from: those are the machine's to retire.
+    Returns the lines written that regions were made from: those are the machine's to retire; all
+    lines when the page's generation has wrapped to 0.
     """
     if FIRST_BYTES_ONLY != 0 and size > 2:
         size = 2  # M12: code begins where a store begins
@@ -95,7 +96,8 @@ def note_write(page, offset, size):
         return 0
     hart.stat_stores += 1
     lock_page(page)
-    poke(page + GENERATION, peek(page + GENERATION, 8) + 1, 8)
+    generation = peek(page + GENERATION, 8) + 1
+    poke(page + GENERATION, generation, 8)
     records = peek(page, 8)
     if records != 0:
         # An instruction that begins one halfword before the store may reach into it.
@@ -112,6 +114,8 @@ def note_write(page, offset, size):
             if (peek(page + REGION_LINES, 8) & touched) == 0 and rewrites(records, offset):
                 forget_lines(page, records, first_line, last_line)
     regions = peek(page + REGION_LINES, 8) & touched
+    if generation == 0:
+        regions = NO_PAGE  # it wrapped: the machine sees to it that nothing older is alive
     unlock_page(page)
     return regions
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 from protocol.layout import LINE_SIZE
 from protocol.mutants import armed
@@ -73,6 +74,14 @@ class Now:
     epoch: Epoch
     map_generation: MapGeneration
     page_generation: PageGeneration
+
+
+class FirstGenerations(NamedTuple):
+    """Where a machine's counters begin. A test has them begin just before their wrap."""
+
+    epoch: Epoch = 1
+    map_generation: MapGeneration = 0
+    page_generation: PageGeneration = 0
 
 
 def bump(value: int) -> tuple[int, bool]:

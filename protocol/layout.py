@@ -240,6 +240,8 @@ HART = Struct(
     ("trap_pc", "trace: where the trap was taken; all ones for none since the last look"),
     ("trap_cause", "trace: its cause, as in mcause"),
     ("trap_value", "trace: its xtval"),
+    ("fatal", "1: leave after a trap that cannot be taken, with EXIT_FATAL. Writer: machine"),
+    ("stuck", "1: such a trap was taken since the last look"),
     ("control", "address of the control page. Writer: machine"),
     ("peer_count", "how many other harts. Writer: machine"),
     ("peers", "addresses of the other harts' structures. Writer: machine", MAX_HARTS - 1),
@@ -335,6 +337,7 @@ EXIT_RETIRE = 3  # a store hit a region's line
 EXIT_POOL = 4  # no memory for another record array
 EXIT_STOP = 5  # stop_count is reached
 EXIT_TRAP = 7  # a trap was taken, and traps are traced
+EXIT_FATAL = 8  # a trap that cannot be taken, and `fatal` is set
 EXIT_HOT = 6  # the ring of hot records wants emptying
 
 

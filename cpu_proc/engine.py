@@ -40,6 +40,11 @@ class Engine:
         """`run` or `step` as a callable: takes the hart's address, returns an exit reason."""
         return ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(self.address(name))
 
+    def drop_arrays(self) -> ctypes._FuncPointer:
+        """`drop_arrays(hart, first array, end, first descriptor, end)`: pages have none then."""
+        kind = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, *[ctypes.c_uint64] * 4)
+        return kind(self.address("drop_arrays"))
+
     def note_write(self) -> ctypes._FuncPointer:
         """`note_write(hart, page descriptor, offset, length)`: retire what written bytes made."""
         kind = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, *[ctypes.c_uint64] * 3)

@@ -83,6 +83,8 @@ class Machine:
         self.safe_point.harts = self.harts
         note_write = self.engine.note_write()
         self.records.note_write = functools.partial(note_write, self.harts[0].address)
+        drop_arrays = self.engine.drop_arrays()
+        self.records.drop_arrays = functools.partial(drop_arrays, self.harts[0].address)
         for hart in self.harts:
             hart.meet(self.control.segment.address, self.harts)
         self._share_records()

@@ -18,6 +18,7 @@ Read next: `jit_proc/runtime_tracking.py` (the native side), `retirement.py` (ev
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -59,8 +60,20 @@ NoteWrite = Callable[[int, int, int], int]
 """The engine's `note_write`: address of a page descriptor, offset, length -> lines of regions."""
 
 
-def _no_engine(_page: int, _offset: int, _length: int) -> int:
+DropArrays = Callable[[int, int, int, int], int]
+"""The engine's `drop_arrays`: first array, end, first page descriptor, end."""
+
+FEW = 500  # pages with regions whose objects take no time to free
+
+
+def _no_engine(*_: int) -> int:
     raise AssertionError("no engine is mapped yet")
+
+
+def _let_go(regions: dict[int, list[Region]]) -> None:
+    """Free what a machine knew of its regions, by and by: other threads run in between."""
+    while regions:
+        regions.popitem()
 
 
 class Records:
@@ -77,6 +90,7 @@ class Records:
         self.end = self.start + self.size
         self.decode = 0  # address of the engine's `h_decode`
         self.note_write: NoteWrite = _no_engine
+        self.drop_arrays: DropArrays = _no_engine
         self.regions: dict[int, list[Region]] = {}
         self.watched: dict[int, int] = {}  # page -> lines that must be told of stores
         self.region_count = 0
@@ -198,23 +212,22 @@ class Records:
     def drop_all(self, used: Iterable[tuple[int, int]]) -> int:
         """Drop every record array; `used`: the (start, end) ranges harts took arrays from.
 
-        Generations stay: what was asked for before is told apart by them and by the epoch.
+        Generations stay: what was asked for before is told apart by them and by the epoch. Takes
+        no time to speak of, however much there is: the arrays' memory is kept for those to come,
+        and what was known of regions is let go of beside the machine's work.
         Returns the number of arrays dropped.
         """
         count = 0
+        low = self._pages_address
         for start, end in used:
-            for array in range(start, end, RECORD_ARRAY_STRIDE):
-                page = self.page_of(native.words(array + RECORD_ARRAY_PAGE, 1)[0])
-                count += 1
-                if page is not None:
-                    base = page * _WORDS
-                    watched = self.watched.get(page, 0)
-                    self._pages[base + _RECORDS] = 0
-                    self._pages[base + _LINES] = watched
-                    self._pages[base + _REGION_LINES] = watched
-            if end > start:
-                native.discard(start, end - start)
-        self.regions.clear()
+            self.drop_arrays(start, end, low, low + self._page_count * PAGE.size)
+            count += (end - start) // RECORD_ARRAY_STRIDE
+        for page, lines in self.watched.items():
+            self._pages[page * _WORDS + _LINES] = lines
+            self._pages[page * _WORDS + _REGION_LINES] = lines
+        regions, self.regions = self.regions, {}
+        if len(regions) > FEW:
+            threading.Thread(target=_let_go, args=(regions,), name="regions", daemon=True).start()
         self.region_count = 0
         return count
 

@@ -32,12 +32,19 @@ HISTORY = 4096  # events kept
 
 @dataclass(frozen=True)
 class Event:
-    """One retirement. `when`: seconds since the machine was made; `ms`: how long it took."""
+    """One retirement. `when`: seconds since the machine was made; `ms`: how long it took.
+
+    Of everything: `waited_ms` from the call to the last hart out of native code, before that;
+    `records_ms` for records and lookups, `translator_ms` until the translator had let go, within.
+    """
 
     when: float
     cause: str
     epoch: int
     ms: float
+    waited_ms: float = 0.0
+    records_ms: float = 0.0
+    translator_ms: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -77,18 +84,32 @@ class Retirement:
             if machine.mistakes is not None:
                 machine.mistakes.everything()
         details: dict[str, Any] = {"pages": arrays, "regions": regions}
+        dropped = time.monotonic()
         if machine.translator is not None:
             details |= machine.translator.retire(self.epoch, cause)
-        self.note(cause, began=began, **details)
-        log.info("everything_retired", cause=cause, epoch=self.epoch, **details)
+        ended = time.monotonic()
+        event = Event(
+            when=ended - self._start,
+            cause=cause,
+            epoch=self.epoch,
+            ms=(ended - began) * 1e3,
+            waited_ms=(began - machine.safe_point.called) * 1e3,
+            records_ms=(dropped - began) * 1e3,
+            translator_ms=(ended - dropped) * 1e3,
+            details=details,
+        )
+        self._enter(event)
+        log.info("everything_retired", cause=cause, epoch=self.epoch, ms=event.ms, **details)
 
-    def note(self, cause: str, began: float | None = None, **details: Any) -> None:
-        """Enter a retirement, of everything or of some bytes, into the book."""
+    def _enter(self, event: Event) -> None:
+        self.counts[event.cause] += 1
+        self.history.append(event)
+
+    def note(self, cause: str, **details: Any) -> None:
+        """Enter a retirement of some bytes into the book."""
         now = time.monotonic()
-        took = 0.0 if began is None else (now - began) * 1e3
-        self.counts[cause] += 1
-        self.history.append(Event(now - self._start, cause, self.epoch, took, details))
-        if self._logged and began is None:
+        self._enter(Event(now - self._start, cause, self.epoch, 0.0, details=details))
+        if self._logged:
             log.info("code_retired", cause=cause, epoch=self.epoch, **details)
 
     def summary(self) -> list[str]:

@@ -47,11 +47,14 @@ class SafePoint:
         self._working = False
         self._ended = False
         self._work: deque[Work] = deque()
+        self.called = time.monotonic()  # when the harts were called for what waits, or is done
 
     # --- from any thread -----------------------------------------------------------------------
 
     def post(self, work: Work) -> None:
         """Have `work` done at the next safe point."""
+        if not self._work:
+            self.called = time.monotonic()
         self._work.append(work)
         self.call_all()
         with self._gate:

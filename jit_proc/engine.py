@@ -34,7 +34,7 @@ from protocol.riscv.isa import Instruction, parse_pattern
 from protocol.riscv.language import Function, routine_from_source
 
 EXPORTS = (
-    *("run", "step", "note_write", "h_decode", "h_page_end", "h_far_jump"),
+    *("run", "step", "note_write", "drop_arrays", "h_decode", "h_page_end", "h_far_jump"),
     *("h_execute_one", "h_way_out", "h_illegal_2", "region_load", "region_store"),
 )
 PASSES = ("always-inline", "sroa", "instcombine", "simplifycfg")
@@ -276,6 +276,10 @@ define preserve_mostcc i64 @region_store(ptr %hart, i64 %address, i64 %size) nou
 define i64 @note_write(ptr %hart, i64 %page, i64 %offset, i64 %size) nounwind strictfp {
   %r = call i64 @r_note_write(ptr %hart, i64 %page, i64 %offset, i64 %size)
   ret i64 %r
+}
+define i64 @drop_arrays(ptr %hart, i64 %array, i64 %end, i64 %low, i64 %high) nounwind strictfp {
+  call void @r_drop_arrays(ptr %hart, i64 %array, i64 %end, i64 %low, i64 %high)
+  ret i64 0
 }
 declare i64 @llvm.ctlz.i64(i64, i1)
 declare i64 @llvm.cttz.i64(i64, i1)

@@ -97,6 +97,22 @@ def fill_array(records, host, page):
 
 
 @routine(pure=True)
+def drop_arrays(array, end, low, high):
+    """Let go of the record arrays from `array` to `end`, harts stopped: their pages have none.
+
+    Descriptors lie from `low` to `high`; an array of another is nobody's. The arrays stay as they
+    are: nothing points to them, and `fill_array` makes them new.
+    """
+    while array != end:
+        page = peek(array + ARRAY_PAGE, 8)
+        if page - low < high - low:
+            poke(page, 0, 8)
+            poke(page + LINES, 0, 8)
+            poke(page + REGION_LINES, 0, 8)
+        array += STRIDE
+
+
+@routine(pure=True)
 def fetch_half(address, pc_):
     """Two bytes of code, translated anew; NOWHERE after a trap was taken at `pc_`."""
     physical = translate(address, 2, FETCH)

@@ -76,6 +76,8 @@ class EngineMachine:
         self.hart = Hart(0, self.control.hart_addresses[0], self.engine, self.memory, self)
         self.hart.meet(self.control.segment.address, [self.hart])
         self.records.note_write = functools.partial(self.engine.note_write(), self.hart.address)
+        drop_arrays = self.engine.drop_arrays()
+        self.records.drop_arrays = functools.partial(drop_arrays, self.hart.address)
         self.finisher.hart = self.hart
         self.state = self.hart.state
         address = self.hart.address

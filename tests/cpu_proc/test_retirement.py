@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cpu_proc import engine
 from cpu_proc.records import Records
 from cpu_proc.retirement import HISTORY, Retirement
+from cpu_proc.safe_point import SafePoint
 from cpu_proc.segments import ControlSegment
 from protocol.layout import PAGE, RECORD_ARRAY_PAGE, RECORD_ARRAY_STRIDE
 
@@ -53,6 +56,9 @@ class World:
         self.control = ControlSegment(2, 8)
         self.records = Records(self.control, arrays=8)
         self.records.decode = DECODE
+        drop_arrays = engine.load().drop_arrays()
+        self.records.drop_arrays = functools.partial(drop_arrays, self.control.hart_addresses[0])
+        self.safe_point = SafePoint()
         start = self.records.start
         half = 4 * RECORD_ARRAY_STRIDE
         self.pools = [(start, half), (start + half, half)]
@@ -141,6 +147,8 @@ def test_it_is_entered_into_the_book(world):
     assert event.details == {"pages": 1, "regions": 1, "queued": 1, "modules": 2}
     assert event.when >= 0
     assert event.ms >= 0
+    assert event.waited_ms >= 0
+    assert 0 <= event.records_ms + event.translator_ms <= event.ms * 1.001
 
 
 def test_without_a_translator_it_ends_here(world):

@@ -2,7 +2,8 @@
 #: expect 1 20 21 22 20 21 22
 #: option disk
 #: disk bodies
-# The block device reads three pages at once; the last one holds a function that is hot.
+# The block device reads three pages at once; the last one holds a function that is hot,
+# not at its beginning.
     .equ BLOCKS, 3
     .equ BYTES, 12288
     .equ REQUESTS, 6
@@ -14,7 +15,7 @@ main:
     call warm
     call report
     li s6, REQUESTS
-    li s5, 0                    # the block to read
+    li s5, 0                    # the block to read, of three pages
 1:
     call settle
     mv a0, s5
@@ -85,7 +86,7 @@ disk_read:                      # the block a0, of BYTES
 
     .align 12
 before:
-    .space 8192
+    .space 8192 + 128
 start:
     li t6, 2
 4:
@@ -99,21 +100,21 @@ start:
     .data
     .align 12
 bodies:
-    .space 8192
+    .space 8192 + 128
     li t6, 2
     li a0, 20
     addi t6, t6, -1
     bnez t6, .-8
     ret
     .align 12
-    .space 8192
+    .space 8192 + 128
     li t6, 2
     li a0, 21
     addi t6, t6, -1
     bnez t6, .-8
     ret
     .align 12
-    .space 8192
+    .space 8192 + 128
     li t6, 2
     li a0, 22
     addi t6, t6, -1

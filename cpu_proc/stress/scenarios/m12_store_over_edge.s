@@ -1,4 +1,4 @@
-#: M12  the width: a misaligned store over the end of one instruction, a second and part of a third
+#: M12  the width: a misaligned store over two instructions, or parts of three
 #: expect 17 34 51 17 34 51 17 34 51
 # Within a line of 64 bytes, over a line's edge, over a page's edge: what is returned is the sum of
 # what the first and the second instruction say.
@@ -19,6 +19,8 @@ each:
     addi a0, s3, -8
     call warm
     call settle
+    andi t0, s4, 1
+    beqz t0, both
     slli t0, s4, 4 + 4          # the first one's upper half: li a0, 16 * n
     slli t1, s4, 20
     li t2, 0x50513              # the second one: addi a0, a0, n
@@ -29,6 +31,17 @@ each:
     slli t1, t1, 48
     or t0, t0, t1
     sd t0, -2(s3)
+    j stored
+both:
+    slli t0, s4, 20 + 4         # all of the first one and of the second
+    addi t0, t0, 0x513
+    slli t1, s4, 20
+    li t2, 0x50513
+    add t1, t1, t2
+    slli t1, t1, 32
+    or t0, t0, t1
+    sd t0, -4(s3)
+stored:
     fence.i
     addi a0, s3, -8
     call warm

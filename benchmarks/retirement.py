@@ -6,7 +6,13 @@ gets slower or faster meanwhile treats both alike. The first half of every run i
 translator has made its regions by then. Shown are medians over all that is left, the spread
 between runs, and the ratio to QEMU. Nothing is asserted.
 
-    python benchmarks/retirement.py [--runs 3] [--seconds 6] [--json FILE]
+    python benchmarks/retirement.py [--runs 3] [--seconds 6] [--live N] [--json FILE]
+    python benchmarks/retirement.py --tracking       what tracking stores costs other programs
+    python benchmarks/retirement.py --patches N      what N patches leave behind
+
+Behind the table come retirements of everything (`retirement_machine.py`): a reset with 10 and with
+--live translations (making 100,000 takes most of an hour on two processors), and the time from an
+event to the last of 1, 2 and 4 spinning harts.
 
 Needs `qemu-system-riscv64` (Debian: qemu-system-misc); without it coldboot is measured alone.
 """
@@ -23,6 +29,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from protocol.riscv.assembler import assemble
 
@@ -128,6 +135,65 @@ def print_operations(results: dict[str, list[dict[str, float]]]) -> None:
     print(f"a store beside hot code costs {beside / plain:.1f} plain stores (goal: 2)")
 
 
+def machine(*words: object) -> dict[str, Any]:
+    """One measurement of `retirement_machine.py`."""
+    script = Path(__file__).with_name("retirement_machine.py")
+    command = [sys.executable, str(script), *(str(word) for word in words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command[1:])}: {done.stderr.strip()[-500:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def print_resets(live: int) -> dict[str, Any]:
+    """Resets with few and with many translations."""
+    results = {}
+    print("milliseconds a guest's reset, median (least): whole, records, translator; guest's view")
+    for number in (10, live):
+        found = results[str(number)] = machine("resets", number, 5 if number < 5000 else 2)
+        parts = [
+            f"{statistics.median(found[name]):.2f} ({min(found[name]):.2f})"
+            for name in ("ms", "records_ms", "translator_ms", "guest_ms")
+        ]
+        print(
+            f"  {min(found['live'])} live: {', '.join(parts[:3])}; {parts[3]}"
+            f"   [{found['seconds_to_grow']:.0f} s to make them]"
+        )
+    return results
+
+
+def print_spins() -> dict[str, Any]:
+    """From an event to the last hart out."""
+    results = {}
+    print("milliseconds from an event to the last hart out; until the translator let go: p50, p99")
+    for harts in (1, 2, 4):
+        found = results[str(harts)] = machine("spin", harts, 300)
+        out, gone = found["waited_ms"], found["translator_ms"]
+        print(
+            f"  {harts} spinning: {out['p50']:.3f}, {out['p99']:.3f};"
+            f" {gone['p50']:.3f}, {gone['p99']:.3f}"
+        )
+    return results
+
+
+def print_tracking(runs: int, seconds: float) -> dict[str, Any]:
+    """The cost of tracking to a program that never changes its code."""
+    found: dict[str, list[dict[str, float]]] = {"tracked": [], "not tracked": []}
+    for _ in range(runs):
+        for number, name in enumerate(found):
+            found[name].append(machine("program", 1 - number, int(seconds)))
+    print(
+        "milliseconds a round of a program that never changes its code: median, least of all runs"
+    )
+    for name, results in found.items():
+        median = statistics.median(r["median"] for r in results)
+        print(f"  {name:<12}{median:>9.3f}{min(r['least'] for r in results):>9.3f}")
+    with_, without = (min(r["least"] for r in results) for results in found.values())
+    print(f"  tracking costs {100 * (with_ / without - 1):+.1f} % (goal: at most 2 %)")
+    return found
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -138,7 +204,16 @@ def main() -> int:
         "--seconds", type=float, default=6.0, help="how long a run goes on (default 6)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the figures there")
+    parser.add_argument("--live", type=int, default=300, help="translations at a reset")
+    parser.add_argument("--tracking", action="store_true", help="measure the cost of tracking")
+    parser.add_argument("--patches", type=int, metavar="N", help="what N patches leave behind")
     options = parser.parse_args()
+    if options.patches is not None:
+        print(json.dumps(machine("patches", options.patches), indent=1))
+        return 0
+    if options.tracking:
+        print_tracking(options.runs, options.seconds)
+        return 0
     with tempfile.TemporaryDirectory(prefix="retirement-") as folder:
         image = Path(folder, "guest.bin")
         image.write_bytes(guest(options.seconds))
@@ -161,12 +236,15 @@ def main() -> int:
             )
         results = compare(contenders, options.runs, options.seconds)
     print_operations(results)
+    more = {"resets": print_resets(options.live), "spins": print_spins()}
     if options.json is not None:
         rows = {
             name: dict(zip((r[0] for r in ROWS), costs, strict=True))
             for name, costs in results.items()
         }
-        options.json.write_text(json.dumps({"operations": rows}, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"operations": rows} | more, indent=1) + "\n", encoding="utf-8"
+        )
     return 0
 
 

@@ -2,6 +2,8 @@
 
     python benchmarks/retirement_machine.py resets LIVE COUNT
     python benchmarks/retirement_machine.py spin HARTS COUNT
+    python benchmarks/retirement_machine.py program TRACKING SECONDS
+    python benchmarks/retirement_machine.py patches COUNT
 
 `resets`: a guest makes chains of small functions and runs them until LIVE translations are there,
 then resets itself, COUNT times over. Milliseconds a reset, from the machine's book of retirements;
@@ -9,6 +11,13 @@ and from the guest's view, from its store to the finisher to its first instructi
 
 `spin`: HARTS harts in one-instruction loops; everything is retired COUNT times. Milliseconds from
 the call to the last hart out of native code, and until the translator had let go.
+
+`program`: a program that never changes its code, with an engine that tracks stores (1) or whose
+tracking is left out (0): the least and the median milliseconds of a round of it, in the second half
+of so many seconds.
+
+`patches`: COUNT changes of code that is run in between, while a second hart is stopped. What there
+is of records and code space at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +34,7 @@ from cpu_proc.machine import SWITCH_INTERVAL, Machine
 from protocol.riscv.assembler import assemble
 
 RAM = 0x8000_0000
-NOTES = RAM + 0x1_0000  # magic, time of the last reset, microticks of the last, go
+NOTES = RAM + 0x1_0000  # magic, time of the last reset, nanoseconds of the last, go
 CHAINS = RAM + 0x10_0000
 MAGIC = 0x5E7
 PAGES = 8000  # that functions lie in; a machine has records for 8192
@@ -34,12 +43,17 @@ PATIENCE = 3600.0  # seconds for all the translations to be made
 # s0 notes, s1 pages, s2 columns: function (page, column) adds 1 and jumps to the next page's, and
 # the last page's returns. Column after column is run until the host says go on.
 GROW = f"""
+    .equ RTC, 0x101000
     csrr t0, mhartid
     bnez t0, park
     li s0, {NOTES}
     li t1, {MAGIC}
     ld t0, 0(s0)
-    csrr t2, time
+    li t4, RTC                      # the only clock that a reset leaves alone
+    lwu t2, 0(t4)
+    lwu t5, 4(t4)
+    slli t5, t5, 32
+    or t2, t2, t5
     bne t0, t1, 1f
     ld t3, 8(s0)
     sub t2, t2, t3
@@ -75,7 +89,11 @@ GROW = f"""
     mv s3, t0
     bne t0, s2, 4b
     sd zero, 24(s0)
-    csrr t0, time
+    li t4, RTC
+    lwu t0, 0(t4)
+    lwu t5, 4(t4)
+    slli t5, t5, 32
+    or t0, t0, t5
     sd t0, 8(s0)
     li t0, 0x7777
     li t1, 0x100000
@@ -92,6 +110,80 @@ last:
     ret
 """
 SPIN = "1: j 1b"
+PROGRAM = f"""
+    csrr t0, mhartid
+    bnez t0, park
+    li s0, {NOTES}
+    li sp, {NOTES}
+round:
+    csrr s1, time
+    li s2, 40                       # rounds of a sieve, of copies and of calls
+1:  li t0, {RAM + 0x20_0000}
+    li t1, 0x8000
+    add t1, t1, t0
+2:  sd s2, 0(t0)
+    addi t0, t0, 8
+    bne t0, t1, 2b
+    li s4, 3
+3:  li t0, {RAM + 0x20_0000}
+    slli t2, s4, 3
+4:  sb s4, 0(t0)
+    lbu t3, 1(t0)
+    add a0, a0, t3
+    add t0, t0, t2
+    bltu t0, t1, 4b
+    call leaf
+    addi s4, s4, 2
+    li t4, 99
+    bltu s4, t4, 3b
+    addi s2, s2, -1
+    bnez s2, 1b
+    csrr s3, time
+    sub s3, s3, s1
+    sd s3, 8(s0)
+    ld t0, 0(s0)
+    addi t0, t0, 1
+    sd t0, 0(s0)
+    j round
+leaf:
+    addi sp, sp, -16
+    sd ra, 8(sp)
+    mul a0, a0, s4
+    xor a0, a0, s2
+    ld ra, 8(sp)
+    addi sp, sp, 16
+    ret
+park:
+    wfi
+    j park
+"""
+PATCH = f"""
+    csrr t0, mhartid
+    bnez t0, park
+    li s0, {NOTES}
+    la s7, victim
+    li s8, 0x00000513               # li a0, 0
+    li s9, 1 << 20
+    li s6, COUNT
+1:  sw s8, 0(s7)
+    fence.i
+    jalr s7
+    srli t0, s8, 20
+    bne a0, t0, 2f
+    xor s8, s8, s9
+    addi s6, s6, -1
+    bnez s6, 1b
+2:  sub s6, s6, zero
+    addi s6, s6, 1                  # 1 when all went well
+    sd s6, 0(s0)
+park:
+    wfi
+    j park
+    .balign 4096
+victim:
+    li a0, 0
+    ret
+"""
 
 
 def make(text: str, *words: str) -> Machine:
@@ -141,7 +233,7 @@ def resets(live: int, count: int) -> dict[str, object]:
             until("reset", lambda n=number, b=before: machine.resets > n and word(16) != b, 60.0)
             event = [e for e in machine.retirement.history if e.cause == "system_reset"][-1]
             book.append(event)
-            seen.append(word(16) / 1e4)
+            seen.append(word(16) / 1e6)
     finally:
         machine.close()
     return {
@@ -180,10 +272,75 @@ def spin(harts: int, count: int) -> dict[str, object]:
     }
 
 
+def program(tracking: int, seconds: int) -> dict[str, object]:
+    """Milliseconds a round of a program that never changes its code."""
+    if not tracking:
+        import cpu_proc.machine as machines
+        from cpu_proc import native
+        from cpu_proc.engine import Engine
+        from jit_proc.engine import build
+
+        code, symbols = build(tracking=False)
+        with tempfile.NamedTemporaryFile(prefix="engine-") as file:
+            file.write(code)
+            file.flush()
+            base = native.map_code_copy(file.name, len(code), 0)
+        engine = Engine(base, len(code), symbols)
+        machines.engines.load = lambda: engine
+    machine = make(PROGRAM, "-m", "16M")
+    rounds: list[float] = []
+    try:
+        machine.power_on()
+        end = time.monotonic() + seconds
+        done = 0
+        while time.monotonic() < end:
+            notes = machine.memory.read(NOTES, 16)
+            if (number := int.from_bytes(notes[:8], "little")) != done:
+                done = number
+                rounds.append(int.from_bytes(notes[8:], "little") / 1e4)
+            time.sleep(0.002)
+        published = machine.translator.counts["published"] if machine.translator else 0
+    finally:
+        machine.close()
+    half = rounds[len(rounds) // 2 :]
+    return {"median": statistics.median(half), "least": min(half), "regions": published}
+
+
+def patches(count: int) -> dict[str, object]:
+    """Change code so often with a hart stopped; what is held at the end."""
+    machine = make(f".equ COUNT, {count}\n{PATCH}", "-m", "16M", "-smp", "2")
+    try:
+        machine.power_on()
+        start = time.monotonic()
+        until(
+            "the last patch",
+            lambda: int.from_bytes(machine.memory.read(NOTES, 8), "little") != 0,
+            60.0 + count / 1000,
+        )
+        took = time.monotonic() - start
+        good = int.from_bytes(machine.memory.read(NOTES, 8), "little") == 1
+        arrays = sum(
+            (int(hart.state.pool_next) - first) >> 16
+            for hart, (first, _) in zip(machine.harts, machine.pools, strict=True)
+        )
+        link = machine.translator
+        return {
+            "right": good,
+            "seconds": took,
+            "arrays": arrays,
+            "regions": machine.records.region_count,
+            "translated": link.counts["translated"] if link is not None else 0,
+            "epoch": machine.retirement.epoch,
+        }
+    finally:
+        machine.close()
+
+
 def main() -> int:
     """One measurement."""
     what, *numbers = sys.argv[1:]
-    found = {"resets": resets, "spin": spin}[what](*(int(n) for n in numbers))
+    modes = {"resets": resets, "spin": spin, "program": program, "patches": patches}
+    found = modes[what](*(int(n) for n in numbers))
     print(json.dumps(found))
     return 0
 

@@ -290,8 +290,19 @@ declare i64 @llvm.bswap.i64(i64)
 """
 
 
-def text() -> str:
-    """The engine's LLVM module."""
+_UNTRACKED = {
+    "track": "define internal void @r_track(ptr %hart, i64 %a, i64 %b) nounwind { ret void }",
+    "note_write": "define internal i64 @r_note_write(ptr %hart, i64 %a, i64 %b, i64 %c) nounwind "
+    "{ ret i64 0 }",
+}
+
+
+def text(*, tracking: bool = True) -> str:
+    """The engine's LLVM module.
+
+    Without `tracking` no store retires anything: for measuring what tracking costs a program that
+    never changes its code. Such an engine has no key, so no machine that a user starts finds it.
+    """
     isa.load_all()
     routines: dict[str, Function] = dict(ROUTINES)
     parts = [SUPPORT, fp.text(), _RUN, _entry("run", "h_settle"), _entry("step", "h_step")]
@@ -326,6 +337,8 @@ def text() -> str:
         pending += [c for c in routine.callees if c.name not in routines]
     for routine in routines.values():
         body = ColdEmitter(routine).define()
+        if not tracking:
+            body = _UNTRACKED.get(routine.name, body)
         if is_transparent(routine):
             body = body.replace(" nounwind {", " nounwind strictfp alwaysinline {", 1)
         parts.append(body)
@@ -344,10 +357,10 @@ def text() -> str:
     return "\n".join(parts)
 
 
-def build() -> tuple[bytes, dict[str, int]]:
+def build(*, tracking: bool = True) -> tuple[bytes, dict[str, int]]:
     """Compile and link the engine: position-independent code, and offsets of `EXPORTS` in it."""
     from jit_proc.link import link
     from jit_proc.llvm import compile_ir
 
-    linked = link(compile_ir(text(), PASSES, LEVEL).elf)
+    linked = link(compile_ir(text(tracking=tracking), PASSES, LEVEL).elf)
     return linked.code, {name: linked.symbols[name] for name in EXPORTS}

@@ -116,7 +116,7 @@ class Machine:
         for hart in self.harts:
             address = hart.address
             hart.state.scratch = records.make_scratch(
-                engine.address("h_page_end"),
+                engine.address("h_scratch_end"),
                 address + HART.offset("scratch_bytes"),
                 address + HART.offset("scratch_page"),
             )

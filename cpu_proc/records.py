@@ -97,13 +97,13 @@ class Records:
 
     # --- memory ----------------------------------------------------------------------------
 
-    def make_scratch(self, page_end: int, bytes_address: int, page_address: int) -> int:
+    def make_scratch(self, scratch_end: int, bytes_address: int, page_address: int) -> int:
         """An array for instructions that stand in no page's; returns its address."""
         array = self.start
         self.start += RECORD_ARRAY_STRIDE
         words = native.words(array, RECORD_ARRAY_STRIDE // 8)
         for slot in (1, 2):
-            words[slot * 2] = page_end
+            words[slot * 2] = scratch_end
         words[RECORD_ARRAY_HOST // 8] = bytes_address
         words[RECORD_ARRAY_PAGE // 8] = page_address
         native.words(page_address, _WORDS)[_LINES] = 2**64 - 1  # never begins to be tracked

@@ -34,7 +34,8 @@ from protocol.riscv.isa import Instruction, parse_pattern
 from protocol.riscv.language import Function, routine_from_source
 
 EXPORTS = (
-    *("run", "step", "note_write", "drop_arrays", "h_decode", "h_page_end", "h_far_jump"),
+    *("run", "step", "note_write", "drop_arrays"),
+    *("h_decode", "h_page_end", "h_scratch_end", "h_far_jump"),
     *("h_execute_one", "h_way_out", "h_illegal_2", "region_load", "region_store"),
 )
 PASSES = ("always-inline", "sroa", "instcombine", "simplifycfg")
@@ -86,6 +87,23 @@ def _page_end() -> str:
     record, bias = lookup(out, out.special("pc"), "%count")
     out.dispatch(record, "%count", bias)
     return out.text("page_end")
+
+
+def _scratch_end() -> str:
+    """Behind the one instruction in the scratch array: go on at its pc.
+
+    As in straight code, a limit that is merely reached is for taken transfers to find: what comes
+    this way out of a region, at any instruction, is interrupted where tier 0 would be.
+    """
+    out = _Special()
+    look, go = out.new_label(), out.new_label()
+    out.branch_if(out.compare("eq", out.read_field("limit"), "0"), look, go, ", !prof !1")
+    out.label(look)
+    out.tail("@h_look_between", "%record", "%count")
+    out.label(go)
+    record, bias = lookup(out, out.special("pc"), "%count")
+    out.dispatch(record, "%count", bias)
+    return out.text("scratch_end")
 
 
 def _to_memory(name: str, pc: str) -> str:
@@ -343,7 +361,16 @@ def text(*, tracking: bool = True) -> str:
             body = body.replace(" nounwind {", " nounwind strictfp alwaysinline {", 1)
         parts.append(body)
     parts += handlers.values()
-    parts += [_decode(), _page_end(), _settle(), _straddle(), _execute_one(), _step(), _hot()]
+    parts += [
+        _decode(),
+        _page_end(),
+        _scratch_end(),
+        _settle(),
+        _straddle(),
+        _execute_one(),
+        _step(),
+        _hot(),
+    ]
     parts += [_way_out()]
     parts += [
         _to_memory("look", "record"),

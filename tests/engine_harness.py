@@ -82,7 +82,7 @@ class EngineMachine:
         self.state = self.hart.state
         address = self.hart.address
         self.state.scratch = self.records.make_scratch(
-            self.engine.address("h_page_end"),
+            self.engine.address("h_scratch_end"),
             address + HART.offset("scratch_bytes"),
             address + HART.offset("scratch_page"),
         )

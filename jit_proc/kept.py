@@ -91,6 +91,11 @@ class Keeper:
             self._fill(out, entry, key, words[0], out.pointer(words[1]), words[2])
             out.tail_call(out.pointer(words[0]), out.pointer(words[1]), count, words[2])
             out.label(other)
+        if self.shared:
+            # M40: first the key of a link that is there, then its pointer, which stays the old one
+            # if the look for the new one leaves.
+            vacant = out.compare("eq", self._word(out, entry, 0), "0")
+            self._store(out, entry, 0, out.select(vacant, "0", key))
         record, bias = out.find(where, count)
         handler = out.load_word(record)
         keep, pass_by = out.new_label(), out.new_label()
@@ -121,7 +126,6 @@ class Keeper:
     def _fill(
         self, out: RegionEmitter, entry: str, key: str, handler: str, record: str, bias: str
     ) -> None:
-        # M40: the key comes first, so another hart may find it with the old pointer behind it.
         place = out.value(f"ptrtoint ptr {record} to i64")
         for i, value in enumerate((key, handler, place, bias)):
             self._store(out, entry, i, value)

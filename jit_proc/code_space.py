@@ -92,11 +92,11 @@ class CodeSpace:
         """Bytes that are left for the next image."""
         return self.size - self._placement.following
 
-    def publish(self, code: bytes) -> int:
+    def publish(self, code: bytes, page: int = -1, generation: int = 0) -> int:
         """Copy `code` in and return its offset, a multiple of 64. Raises CodeSpaceFull and then
-        changes nothing.
+        changes nothing. `page`, `generation`: what it was made from.
         """
-        offset, writes = self._placement.place(code)
+        offset, writes = self._placement.place(code, page, generation)
         for start, data in writes:
             self._memory[start : start + len(data)] = data
         return offset

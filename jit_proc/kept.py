@@ -144,6 +144,31 @@ class Keeper:
         out.emit(f"store volatile i64 {value}, ptr {place}, align 8")
 
 
+def stay_in_loop(out: RegionEmitter, count: str, head: str) -> None:
+    """M29: at a loop's end only a request to stop is heard; no call to look at the records again.
+
+    Continues emission where it is heard.
+    """
+    quiet, stay, heard = out.new_label(), out.new_label(), out.new_label()
+    out.branch_if(_attention(out), heard, quiet)
+    out.label(quiet)
+    out.write_field("limit", out.binary("add", count, out.read_field("slice")))
+    out.emit("fence seq_cst")
+    missed = out.new_label()
+    out.branch_if(_attention(out), missed, stay)
+    out.label(stay)
+    out.jump_to(head)
+    out.label(missed)
+    out.write_field("limit", "0")
+    out.jump_to(heard)
+    out.label(heard)
+
+
+def _attention(out: RegionEmitter) -> str:
+    value = out.value(f"load volatile i64, ptr {out.field('attention')}, align 8")
+    return out.compare("ne", value, "0")
+
+
 def keeper() -> Keeper | None:
     """What adds kept pointers to a region; None without a switch."""
     return Keeper() if kept.any_armed(kept.JUMPS + kept.LINKS + kept.STACK) else None

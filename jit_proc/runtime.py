@@ -18,6 +18,8 @@ from jit_proc import runtime_fetch, runtime_memory, runtime_tracking
 from jit_proc.offsets import *
 from jit_proc.runtime_fetch import enter_trap
 from jit_proc.runtime_memory import resolve, writable_place
+from jit_proc.runtime_tracking import note_store
+from protocol.mutants import armed
 from protocol.riscv.isa import routine
 from protocol.riscv.language import Function
 from protocol.riscv.mmu import NOWHERE
@@ -156,6 +158,20 @@ def region_store(address, size):
     offset = address & 4095
     touched = (1 << (offset >> 6)) | (1 << ((offset + size - 1) >> 6))
     return 0 if (peek(hart.fault_page + LINES, 8) & touched) != 0 else place
+
+
+if armed("M36"):
+
+    @routine(pure=True)
+    def region_store(address, size):
+        """M36: what is made of the bytes is retired when the region ends."""
+        if (address & 4095) + size > 4096:
+            return 0
+        place = writable_place(address, size)
+        if place == FAULT or place == 0:
+            return 0
+        note_store(hart.fault_page, address & 4095, size)
+        return place
 
 
 def _collect() -> dict[str, Function]:

@@ -305,7 +305,7 @@ class Broker:
             stamp = machine.view.confirm(asked.stamp)
             region = _describe(running, outcome, machine.code.used)
             _check(asked, region)
-            offset = machine.code.publish(outcome.code)
+            offset = machine.code.publish(outcome.code, stamp.page, stamp.page_generation)
         except Unreadable as error:
             return sessions.rejected(job, error.reason, error.text)
         except CodeSpaceFull as error:

@@ -65,7 +65,7 @@ _ROWS = (
     Mutant("M33", "code space is used again while a hart is inside"),
     Mutant("M34", "a store clears the jump caches of all harts but those that sleep"),
     Mutant("M35", "a counter wraps without a retirement of everything"),
-    Mutant("M36", "fence.i does not end a block"),
+    Mutant("M36", "fence.i does not end a region, nor does a store to its own code", engine=True),
     Mutant("M37", "a reset of a hart forgets the retirement that its last store asked for"),
     Mutant("M38", "the instruction behind a store is not looked at again"),
     Mutant("M39", "an access that aborted a region is carried out twice"),

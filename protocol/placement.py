@@ -34,19 +34,29 @@ class Placement:
         self.used = 0
         self.images = 0
         self._late: list[tuple[int, bytes]] = []  # M44 alone fills it
+        self._former: dict[int, tuple[int, int, int]] = {}  # M33 alone fills it
 
     @property
     def following(self) -> int:
         """Offset of the next image."""
         return -(-self.used // ALIGNMENT) * ALIGNMENT
 
-    def place(self, code: bytes) -> tuple[int, list[tuple[int, bytes]]]:
+    def place(
+        self, code: bytes, page: int = -1, generation: int = 0
+    ) -> tuple[int, list[tuple[int, bytes]]]:
         """Take room for `code`: its offset, and what must be written where before it is told.
 
-        Raises CodeSpaceFull, or ValueError for an empty image.
+        `page`, `generation`: what the code was made from; only M33 asks, which takes the place of
+        an older generation's code as free, whoever may still be inside. Raises CodeSpaceFull, or
+        ValueError for an empty image.
         """
         if not code:
             raise ValueError("an empty image was to be published")
+        if armed("M33"):
+            was, room, old = self._former.get(page, (0, 0, generation))
+            if old != generation and len(code) <= room:
+                self._former[page] = was, room, generation
+                return was, [(was, code)]
         offset = self.following
         end = offset + len(code)
         if end > self.size:
@@ -58,6 +68,8 @@ class Placement:
             half = len(code) // 2
             writes = [*self._late, writes[0], (offset, code[:half])]
             self._late = [(offset + half, code[half:])]
+        if armed("M33"):
+            self._former[page] = offset, len(code), generation
         self.used = end
         self.images += 1
         return offset, writes

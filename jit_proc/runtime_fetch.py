@@ -113,8 +113,11 @@ def drop_arrays(array, end, low, high):
 
 
 @routine(pure=True)
-def fetch_half(address, pc_):
-    """Two bytes of code, translated anew; NOWHERE after a trap was taken at `pc_`."""
+def fetch_part(address, pc_):
+    """Code at an address, translated anew: the aligned word, or the second half of one.
+
+    NOWHERE after a trap was taken at `pc_`.
+    """
     physical = translate(address, 2, FETCH)
     cause = hart.fault_cause
     slot = 0
@@ -125,7 +128,8 @@ def fetch_half(address, pc_):
         hart.pc = pc_
         enter_trap(cause, address)
         return NOWHERE
-    return peek(physical - peek(slot, 8) + peek(slot + 16, 8), 2)
+    place = physical - peek(slot, 8) + peek(slot + 16, 8)
+    return peek(place, 4) if (address & 3) == 0 else peek(place, 2)
 
 
 @routine(pure=True)
@@ -135,14 +139,16 @@ def fetch_single(address):
     For what may not stand in a page's records: an instruction over a page's edge (its second half
     is the mapping's, not the page's), a page that PMP splits, one step out of a region.
     """
-    low = fetch_half(address, address)
+    low = fetch_part(address, address)
     if low == NOWHERE:
         return 0
-    if (low & 3) == 3:
-        high = fetch_half(address + 2, address)
+    if (low & 3) != 3:
+        low = low & 0xFFFF
+    elif (address & 3) != 0:
+        high = fetch_part(address + 2, address)
         if high == NOWHERE:
             return 0
-        low = low | (high << 16)
+        low = low | ((high & 0xFFFF) << 16)
     poke(hart_address() + SCRATCH_BYTES_AT, low, 8)
     hart.fetch_bias = address - (hart.scratch >> 3)
     poke(hart.scratch, handler("decode"), 8)
@@ -197,6 +203,22 @@ def decode_record(record):
 
 
 @routine(pure=True)
+def bits_at(host):
+    """The bits of the instruction at a host address, all in its page.
+
+    By one load where it is aligned: another hart may be patching it, and Linux does so in the hope
+    of old or new (Ziccif: "instruction fetches of naturally aligned power-of-2 sizes are atomic").
+    """
+    if (host & 3) == 0:
+        bits = peek(host, 4)
+        return bits if (bits & 3) == 3 else bits & 0xFFFF
+    bits = peek(host, 2)
+    if (bits & 3) == 3:
+        bits = bits | (peek(host + 2, 2) << 16)
+    return bits
+
+
+@routine(pure=True)
 def decode_run(record, host, offset):
     """Decode an instruction, and those behind it up to a transfer of control or the line's end.
 
@@ -205,11 +227,8 @@ def decode_run(record, host, offset):
     end = (offset & ~63) + 64
     while True:
         hart.stat_decodes += 1
-        bits = peek(host, 2)
-        size = 2
-        if (bits & 3) == 3:
-            bits = bits | (peek(host + 2, 2) << 16)
-            size = 4
+        bits = bits_at(host)
+        size = 4 if (bits & 3) == 3 else 2
         decode_word(bits, record, offset)
         # Branches, jumps and system instructions have opcodes 11xxx11.
         if (bits & 0x63) == 0x63 or bits == 0:
@@ -248,10 +267,7 @@ def raw_bits_at(record):
     """The bits of the instruction that a record stands for."""
     records = record & ~(STRIDE - 1)
     host = peek(records + ARRAY_HOST, 8) + ((record - records) >> 3)
-    bits = peek(host, 2)
-    if (bits & 3) == 3:
-        bits = bits | (peek(host + 2, 2) << 16)
-    return bits
+    return bits_at(host)
 
 
 @routine(pure=True)

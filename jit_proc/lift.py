@@ -89,8 +89,6 @@ class Site:
 
 @functools.cache
 def _liftable(function: Function) -> bool:
-    if function.name == "fence_i" and mutants.armed("M36"):
-        return True  # M36: a block runs past it
     return is_hot(function)
 
 
@@ -444,9 +442,6 @@ class RegionEmitter(ValueEmitter):
             self.label(on)
         self.jump_to(f"b{target}")
 
-    def b_resync(self) -> None:
-        """fence.i in a region, which M36 alone lifts."""
-
     def b_amo(self, op: str, address: str, value: str, size: str) -> str:
         if mutants.armed("M39"):  # it is done before it is known whether a region may do it
             old = self.atomic(op, self.aligned_hit(address, int(size), "read_tag"), value, size)
@@ -460,6 +455,10 @@ class RegionEmitter(ValueEmitter):
     def b_refetch(self) -> None:
         """Leave by the next instruction's record: this region itself may be retired by now."""
         self.emit('fence syncscope("singlethread") seq_cst')
+        if mutants.armed("M36") and self.site.end in self.selection.sites:
+            self.settle_count(1)
+            self.jump_to(f"b{self.site.end}")
+            return
         self.go(self.site.end, 1)
 
     # --- memory ----------------------------------------------------------------------------

@@ -64,7 +64,7 @@ _ROWS = (
     Mutant("M32", "of two harts that store to one page at once the second is sent away"),
     Mutant(
         "M33",
-        "the place of a page's former code is used again, and a hart that slept inside goes on there",
+        "the place of a page's former code is used again, with a hart asleep inside",
     ),
     Mutant("M34", "a store clears the jump caches of all harts but those that sleep"),
     Mutant("M35", "a counter wraps without a retirement of everything"),

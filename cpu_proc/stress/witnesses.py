@@ -49,6 +49,7 @@ WITNESSES = {
     "M30": Witness("m30_window", "regions", 2, attempts=3),
     "M32": Witness("m32_two_at_once", "regions", 2, attempts=3),
     "M34": Witness("m34_stopped_hart", "regions", 2),
+    "M36": Witness("m36_behind_fence", "regions"),
     "M38": Witness("m38_own_block", "regions"),
     "M39": Witness("m39_counted_once", "regions"),
     "M40": Witness("m40_link_order", "regions", 2, attempts=3),

@@ -5,10 +5,10 @@ regions that take the same way through the machine - asked for, published, track
 hold no semantics of their own that could be wrong.
 
 A region is one function for all of its entries, one for each instruction: it tail-calls
-`hart.execute_one`, which fetches, decodes and executes the instruction at the record's pc, and goes
-on by the next record - the region's again, while control stays inside. So the code knows of the
-guest only where its instructions begin, and what it executes is what the guest's memory holds. A
-decoding and an interpretation an instruction: it is slow.
+`hart.execute_one`, which has tier 0 decode and execute the instruction at the record, and goes on
+by the next record - the region's again, while control stays inside. So the code knows of the guest
+only where its instructions begin, and what it executes is what the guest's memory holds. It is
+slow: a decoding and an interpretation an instruction.
 
 Read next: `jit_proc/engine.py` (`_execute_one`), `llvm.py`.
 """

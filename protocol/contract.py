@@ -196,7 +196,12 @@ class Event(NamedTuple):
 
 EVENTS = (
     Event("power-on", "epoch", "before the first instruction", ""),
-    Event("CPU reset (one hart)", "state word", "before the hart's next instruction", "M37"),
+    Event(
+        "CPU reset (one hart)",
+        "state word; lookups, reservation and hot list of the hart are cleared",
+        "before the hart's next instruction",
+        "M37",
+    ),
     Event("system reset", "epoch", "before any hart's next instruction", "M2 M37"),
     Event("ROM or image copied", "page generation", "before the copy returns", "M2"),
     Event(
@@ -217,7 +222,7 @@ EVENTS = (
     Event("snapshot restore", "epoch", "before any hart's next instruction", "M4"),
     Event("remap", "map_generation", "before the mutator returns", "M9 M16 M26"),
     Event(
-        "flash mode switch",
+        "flash mode switch, boot-remap",
         "map_generation",
         "before the next instruction of the hart that switched",
         "M1 M9",

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 MXCSR_DEFAULT = 0x1F80
 NEVER = 2**64 - 1
 TICK_NS = 100  # mtime counts at 10 MHz
+SHORT_SLEEP_NS = 1_000_000  # of several harts: another one may have called it
+POLL_NS = 50_000  # how long to look for an interrupt before a sleep
+PATIENCE = (16, 4096)  # short sleeps before looking is tried, at least and at most
+POLLS_TO_TRUST = 8  # looks not in vain that make up for one in vain
 SLICE = 1 << 15  # instructions between two looks at the clock
 MSIP, SEIP, MEIP = 1 << 3, 1 << 9, 1 << 11
 STIE, MTIE = 1 << 5, 1 << 7
@@ -61,6 +65,8 @@ class Hart:
         self.state = HART.ctype.from_address(address)
         self.wake = threading.Event()
         self.stopped = False
+        self._short_sleeps = self._polled = 0
+        self._patience = PATIENCE[0]
         self._run = engine.function()
         self._step = engine.function("step")
         self._memory = memory
@@ -225,9 +231,28 @@ class Hart:
             seconds = min(limit, max(0, when - self.now()) * TICK_NS / 1e9)
         state.waiting = 1
         if seconds > 0 and not state.attention:
+            asleep = time.monotonic_ns()
             self.wake.wait(seconds)
+            if state.peer_count and time.monotonic_ns() - asleep < SHORT_SLEEP_NS:
+                self._note_short_sleep()
         self.wake.clear()
         state.waiting = 0
+
+    def _note_short_sleep(self) -> None:
+        """Another hart seems to call this one all the time: have it look before it sleeps.
+
+        The more looks were in vain lately, the more short sleeps it takes: on a host with fewer
+        processors than harts the caller waits for this one's, and looking only takes time.
+        """
+        state = self.state
+        if state.polled - self._polled > POLLS_TO_TRUST:
+            self._patience = PATIENCE[0]
+        self._short_sleeps += 1
+        if self._short_sleeps >= self._patience:
+            self._short_sleeps = 0
+            self._patience = min(2 * self._patience, PATIENCE[1])
+            self._polled = int(state.polled)
+            state.poll = POLL_NS
 
     # --- callbacks from native code --------------------------------------------------------------
 

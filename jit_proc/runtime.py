@@ -116,9 +116,30 @@ def fall_asleep():
         return settle()
     if hart.exit_lines != 0:
         hart.exit_reason = EXIT_RETIRE
-    else:
-        hart.exit_reason = EXIT_WAIT
+        return 1
+    if hart.poll != 0 and hart.icount == 0:
+        if comes_soon():
+            return settle()
+    hart.exit_reason = EXIT_WAIT
     return 1
+
+
+@routine(pure=True)
+def comes_soon():
+    """Whether something comes for the hart within `hart.poll`: it need not be woken then.
+
+    Harts that call one another (a remote fence, a flush of TLBs) sleep some microseconds in
+    between, less than a thread takes to wake. `Hart.sleep` sets the time after short sleeps; one
+    look in vain ends it, for the caller may wait for this hart's very processor.
+    """
+    end = host_clock() + hart.poll
+    while host_clock() < end:
+        if hart.limit == 0 or interrupt_waiting():
+            hart.polled += 1
+            return True
+        hart.tick = peek(hart.control + CONTROL_TICK, 8)
+    hart.poll = 0
+    return False
 
 
 @routine(pure=True)

@@ -247,6 +247,8 @@ HART = Struct(
     ("peers", "addresses of the other harts' structures. Writer: machine", MAX_HARTS - 1),
     ("tick", "`tick` of the control page when this hart last held no handler's address"),
     ("idle", "1 while the hart is out of native code"),
+    ("poll", "nanoseconds to look for an interrupt before a sleep. Writers: hart, machine"),
+    ("polled", "how often such a look was not in vain"),
     ("slice", "instructions between two looks at the clock. Writer: machine"),
     ("stop_count", "`count` at which to leave for good; all ones for never. Writer: machine"),
     ("time_offset", "mtime = time_offset + ticks of the time source. Writer: machine"),

@@ -15,6 +15,8 @@ from cpu_proc.hart import (
     MTIE,
     MXCSR_DEFAULT,
     NEVER,
+    PATIENCE,
+    POLLS_TO_TRUST,
     SEIP,
     STCE,
     STIE,
@@ -323,6 +325,65 @@ def test_a_sleeping_hart_is_woken(machine, how):
     assert not hart.wake.is_set()
     hart.set_line(MEIP, False)
     state.attention = 0
+
+
+def until(ask) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not ask():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_hart_that_looks_before_it_sleeps_need_not_be_woken(machine, monkeypatch):
+    machine.execute("csrw mie, t0\n wfi\n csrw mie, zero", x5=MSIP)
+    monkeypatch.setattr(machine.state, "icount", 0)
+    machine.state.poll = 10**9 * int(DEADLINE)
+    before = machine.state.polled
+
+    def others() -> None:
+        machine.hart.set_line(MSIP, True)
+        until(lambda: machine.state.polled == before + 1)
+        machine.hart.call()
+
+    caller = threading.Timer(0.02, others)
+    caller.start()
+    try:
+        assert layout.EXIT_ATTENTION == machine.hart.run()
+    finally:
+        caller.join()
+        machine.hart.set_line(MSIP, False)
+        machine.state.poll = 0
+    assert before + 2 == machine.state.polled
+
+
+def test_a_look_in_vain_is_the_last_one_for_a_while(machine, monkeypatch):
+    machine.execute("nop")
+    monkeypatch.setattr(machine.state, "icount", 0)
+    machine.state.poll = 1000
+    before = machine.state.polled
+    assert layout.EXIT_WAIT == machine.hart.run()
+    assert (0, before) == (machine.state.poll, machine.state.polled)
+
+
+def test_short_sleeps_make_a_hart_look_the_rarer_the_more_were_in_vain(machine):
+    hart, state = machine.hart, machine.state
+
+    def sleeps_until_it_looks() -> int:
+        state.poll = 0
+        for count in range(1, 10000):
+            hart._note_short_sleep()
+            if state.poll:
+                return count
+        raise AssertionError("never")
+
+    try:
+        waits = [sleeps_until_it_looks() for _ in range(12)]
+        assert [PATIENCE[0] << n for n in range(4)] == waits[:4]
+        assert PATIENCE[1] == waits[-1]
+        state.polled += POLLS_TO_TRUST + 1
+        assert PATIENCE[0] == sleeps_until_it_looks()
+    finally:
+        state.poll = 0
 
 
 # --- callbacks --------------------------------------------------------------------------------

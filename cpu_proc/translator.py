@@ -24,7 +24,7 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from cpu_proc import native
@@ -40,7 +40,7 @@ from protocol.riscv.identity import isa_hash
 if TYPE_CHECKING:
     from cpu_proc.machine import Machine
     from cpu_proc.options import RunOptions
-    from protocol.messages import Message, Segment, Translated
+    from protocol.messages import Segment, Translated
     from protocol.session import MachineAction
     from protocol.session_machine import MachineSession
     from protocol.transport import Connection, Mailbox, Timers
@@ -89,7 +89,6 @@ class TranslatorLink:
         self._code: tuple[int, int, int] | None = None  # address, size, epoch
         self._backlog = Backlog()
         self._shortcuts = Shortcuts.made()
-        self._leftovers: deque[Translated] = deque(maxlen=16)  # M41 alone fills it
         self._quiet: list[threading.Event] = []  # wait for no request outstanding
         self._settling: list[threading.Event] = []  # wait for a retirement's end
         self._attached = threading.Event()
@@ -254,7 +253,7 @@ class TranslatorLink:
                     if isinstance(message, Exception):
                         self._act(self._session.garbage(message))
                     else:
-                        self._hear(message)
+                        self._act(self._session.receive(message))
             if ready.disconnected:
                 self._act(self._session.disconnected())
             for name in self._timers.due():
@@ -263,14 +262,6 @@ class TranslatorLink:
             self._feed()
             self._tell_waiters()
         self._client.close()
-
-    def _hear(self, message: Message) -> None:
-        self._act(self._session.receive(message))
-        if mutants.armed("M41") and message.session == self._session.session:
-            from protocol.messages import Translated
-
-            if isinstance(message, Translated):
-                self._leftovers.append(message)
 
     def _tell_waiters(self) -> None:
         if self._session.settled:
@@ -305,6 +296,9 @@ class TranslatorLink:
                 self._swaps.append(swap)
             case ("swapped",):
                 self._swapped()
+            case ("leftovers", shortcuts):
+                for message in shortcuts.leftovers(self._session.session):
+                    self._act(self._session.receive(message))
             case ("close",):
                 self._act(self._session.close("machine ended"))
 
@@ -481,9 +475,6 @@ class TranslatorLink:
             pid=self._session.translator_pid,
             backend=self._session.backend,
         )
-        for message in list(self._leftovers):
-            if message.session != self._session.session:
-                self._act(self._session.receive(message))
 
     def _drop_code(self) -> None:
         with self._gate:  # a hart that waits no longer for the thread drops it itself
@@ -515,6 +506,7 @@ class TranslatorLink:
                 return
         if self._shortcuts is not None:
             self._shortcuts.published(message)
+            self._put(("leftovers", self._shortcuts))
         self.counts["published"] += 1
         self.counts["instructions"] += message.instructions
         for name, microseconds in message.timings._asdict().items():

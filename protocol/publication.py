@@ -16,6 +16,7 @@ Read next: `protocol.generations`; `cpu_proc/translator.py`, which carries it ou
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 from protocol.generations import Epoch, Now, identity_of, stale_reason
@@ -55,17 +56,22 @@ class Shortcuts:
 
     M20: a refusal to translate an undecodable word is kept by place alone, and served by making the
     record an illegal instruction. M22: where a region's code stood is kept when its space is
-    recycled, and served without asking for it again.
+    recycled, and served without asking for it again. M41: answers lie in a queue that outlives the
+    connection they came by. The last two are served only where some code stands by now: what a
+    guest must notice is the wrong code, not the machine's end.
     """
 
     def __init__(self) -> None:
         self._refused: set[tuple[int, int]] = set()  # page, slot
         self._places: dict[tuple[int, int], tuple[int, bytes, tuple[tuple[int, int], ...]]] = {}
+        self._answers: deque[Translated] = deque(maxlen=64)
+        self._epoch: Epoch | None = None
+        self._entries: set[int] = set()  # offsets of entries in the present code segment
 
     @staticmethod
     def made() -> Shortcuts | None:
         """One, if a mistake that needs it is armed."""
-        return Shortcuts() if armed("M20") or armed("M22") else None
+        return Shortcuts() if any(map(armed, ("M20", "M22", "M41"))) else None
 
     def refused(self, message: Rejected, content: bytes | bytearray | memoryview) -> None:
         """There is no translation: remember the slots that hold no instruction."""
@@ -75,7 +81,13 @@ class Shortcuts:
                     self._refused.add((message.page, slot))
 
     def published(self, message: Translated) -> None:
-        """A region is in use: remember where its entries are."""
+        """A region is in use: remember where its entries are, and the answer."""
+        if message.epoch != self._epoch:
+            self._epoch = message.epoch
+            self._entries.clear()
+        self._entries.update(offset for _, offset in message.entries)
+        if armed("M41"):
+            self._answers.append(message)
         if armed("M22"):
             for slot, offset in message.entries:
                 self._places[message.page, slot] = offset, message.identity, message.spans
@@ -88,9 +100,20 @@ class Shortcuts:
         self, page: int, slots: Iterable[int], content: bytes | bytearray | memoryview
     ) -> list[tuple[int, int]]:
         """Slots of the page, and offsets in the code segment where code for these bytes stood."""
-        return [
-            (slot, self._places[page, slot][0])
-            for slot in slots
-            if (page, slot) in self._places
-            and identity_of(content, self._places[page, slot][2]) == self._places[page, slot][1]
+        found = []
+        for slot in slots:
+            offset, identity, spans = self._places.get((page, slot), (-1, b"", ()))
+            if offset in self._entries and identity_of(content, spans) == identity:
+                found.append((slot, offset))
+        return found
+
+    def leftovers(self, session: int) -> list[Translated]:
+        """Remove and return answers of other sessions, as far as they would not end the machine."""
+        found = [
+            one
+            for one in self._answers
+            if one.session != session and self._entries.issuperset(at for _, at in one.entries)
         ]
+        for one in found:
+            self._answers.remove(one)
+        return found

@@ -395,7 +395,7 @@ class MachineSession:
         if message.epoch != self.epoch:
             return [_dropped(message, "stale_epoch")]
         if armed("M42") and self.state == "attached" and self.code != message.code:
-            return [DropCode(), *self._attach(message), RetirementDone(message)]
+            return [*self._attach(message), RetirementDone(message)]
         if self.state != "retiring":
             return [_dropped(message, "duplicate")]
         if message.live_older:

@@ -115,7 +115,6 @@ class Machine:
         self.timers = Timers()
         self.backlog = Backlog()
         self.shortcuts = Shortcuts.made()
-        self.leftovers: deque[Translated] = deque(maxlen=16)
         self.code: CodeSegment | None = None
         self.kept: CodeSegment | None = None  # M46 alone keeps it
         self.retire_sent = 0.0
@@ -354,10 +353,9 @@ class Machine:
             self.obey(*wishes.popleft())
         while inbox:
             message = inbox.popleft()
+            if self.world.telling:
+                self.say(f"takes in {type(message).__name__}")
             self.act(session.receive(message))
-            ours = message.session == session.session
-            if armed("M41") and ours and isinstance(message, Translated):
-                self.leftovers.append(message)
         connection = self.connection
         if connection.hung and not connection.down:
             connection.hung = False
@@ -390,6 +388,9 @@ class Machine:
             case "again", int(epoch), (int(page), tuple(slots)):
                 if epoch == self.epoch:
                     self.backlog.again(page, slots)
+            case "leftovers", _, _ if self.shortcuts is not None:
+                for message in self.shortcuts.leftovers(self.session.session):
+                    self.act(self.session.receive(message))
             case "swap", str(backend), _:
                 self.act(self.session.swap(backend))
             case "engine", str(key), _:
@@ -515,9 +516,6 @@ class Machine:
         self.code = segment
         if self.world.telling:
             self.say(f"maps a code segment for epoch {epoch}")
-        for message in list(self.leftovers):
-            if message.session != self.session.session:
-                self.act(self.session.receive(message))
 
     def publish(self, message: Translated) -> None:
         """Check and store, at a safe point."""
@@ -539,6 +537,7 @@ class Machine:
         self.backlog.served(page)
         if self.shortcuts is not None:
             self.shortcuts.published(message)
+            self.wishes.append(("leftovers", None, None))
         if self.world.telling:
             self.say(f"publishes page {page} slots {[slot for slot, _ in message.entries]}")
         self.world.mix(message.code_offset + page)

@@ -316,7 +316,8 @@ class TranslatorLink:
 
     def _shorten(self, shortcuts: Shortcuts, page: int, wanted: list[int]) -> list[int]:
         """Serve slots from what is remembered beyond its time; those that are left."""
-        places = shortcuts.places(page, wanted, self._machine.guest.page_bytes(page))
+        content = self._machine.guest.page_bytes(page)
+        places = shortcuts.places(self._session.epoch, page, wanted, content)
         refused = [slot for slot in wanted if shortcuts.is_refused(page, slot)]
 
         def install() -> None:

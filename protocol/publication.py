@@ -57,8 +57,8 @@ class Shortcuts:
     M20: a refusal to translate an undecodable word is kept by place alone, and served by making the
     record an illegal instruction. M22: where a region's code stood is kept when its space is
     recycled, and served without asking for it again. M41: answers lie in a queue that outlives the
-    connection they came by. The last two are served only where some code stands by now: what a
-    guest must notice is the wrong code, not the machine's end.
+    connection they came by. The last two are served only where by now stands code of the same slot
+    of some page: what a guest must notice is the wrong code, not the machine's end.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Shortcuts:
         self._places: dict[tuple[int, int], tuple[int, bytes, tuple[tuple[int, int], ...]]] = {}
         self._answers: deque[Translated] = deque(maxlen=64)
         self._epoch: Epoch | None = None
-        self._entries: set[int] = set()  # offsets of entries in the present code segment
+        self._entries: set[tuple[int, int]] = set()  # slot, offset: in the present code segment
 
     @staticmethod
     def made() -> Shortcuts | None:
@@ -85,7 +85,7 @@ class Shortcuts:
         if message.epoch != self._epoch:
             self._epoch = message.epoch
             self._entries.clear()
-        self._entries.update(offset for _, offset in message.entries)
+        self._entries.update(message.entries)
         if armed("M41"):
             self._answers.append(message)
         if armed("M22"):
@@ -97,13 +97,15 @@ class Shortcuts:
         return (page, slot) in self._refused
 
     def places(
-        self, page: int, slots: Iterable[int], content: bytes | bytearray | memoryview
+        self, epoch: Epoch, page: int, slots: Iterable[int], content: bytes | bytearray | memoryview
     ) -> list[tuple[int, int]]:
         """Slots of the page, and offsets in the code segment where code for these bytes stood."""
-        found = []
+        found: list[tuple[int, int]] = []
+        if epoch != self._epoch:  # nothing stands there yet
+            return found
         for slot in slots:
             offset, identity, spans = self._places.get((page, slot), (-1, b"", ()))
-            if offset in self._entries and identity_of(content, spans) == identity:
+            if (slot, offset) in self._entries and identity_of(content, spans) == identity:
                 found.append((slot, offset))
         return found
 
@@ -112,7 +114,7 @@ class Shortcuts:
         found = [
             one
             for one in self._answers
-            if one.session != session and self._entries.issuperset(at for _, at in one.entries)
+            if one.session != session and self._entries.issuperset(one.entries)
         ]
         for one in found:
             self._answers.remove(one)

@@ -54,7 +54,8 @@ class Reader:
             return replace(
                 stamp, map_generation=now.map_generation, page_generation=now.page_generation
             )
-        self._check(stamp)
+        if not armed("M31"):
+            self._check(stamp)
         return stamp
 
     def _check(self, stamp: Stamp) -> None:

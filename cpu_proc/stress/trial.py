@@ -117,6 +117,7 @@ class Trial:
         self.outcome = Outcome()
         self.disturbance: Disturbance | None = None
         self._rest = b""
+        self._killed = 0  # the incarnation that `kill` ended
         self._said: list[str] = []
         self._restorations = 0
         self._serial, out = os.pipe()
@@ -338,6 +339,7 @@ class Trial:
         if link is None or link.child_pid is None:
             return DONE  # nothing to kill: the program goes on
         epoch = self.machine.retirement.epoch
+        self._killed = link.incarnation
         os.kill(link.child_pid, signal.SIGKILL)
         return DONE if self.until(lambda: self.machine.retirement.epoch > epoch) else FAILED
 
@@ -355,10 +357,10 @@ class Trial:
         return DONE if swap.done.wait(PATIENCE) and not swap.problem else FAILED
 
     def do_ready(self) -> bytes:
-        """`ready`: wait until there is a translator (in tier 0: not at all)."""
+        """`ready`: wait until there is a translator that was not killed (in tier 0: not at all)."""
         link = self.machine.translator
         if link is not None:
-            self.until(lambda: link.incarnation != 0, PATIENCE)
+            self.until(lambda: link.incarnation not in (0, self._killed), PATIENCE)
         return DONE
 
     def do_settle(self) -> bytes:

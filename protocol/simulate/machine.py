@@ -417,7 +417,7 @@ class Machine:
                 self.act(session.request(stamp, wanted, heat))
 
     def shorten(self, shortcuts: Shortcuts, page: int, wanted: list[int]) -> list[int]:
-        places = dict(shortcuts.places(page, wanted, self.content[page]))
+        places = dict(shortcuts.places(self.session.epoch, page, wanted, self.content[page]))
         refused = [slot for slot in wanted if shortcuts.is_refused(page, slot)]
 
         def install() -> None:

@@ -54,7 +54,7 @@ class Reader:
             return replace(
                 stamp, map_generation=now.map_generation, page_generation=now.page_generation
             )
-        if not armed("M31"):
+        if not (armed("M31") or armed("M42")):
             self._check(stamp)
         return stamp
 

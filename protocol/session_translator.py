@@ -51,6 +51,7 @@ from protocol.messages import (
     Translate,
     tag_of,
 )
+from protocol.mutants import armed
 from protocol.session import (
     Abandon,
     BuildEngine,
@@ -184,7 +185,7 @@ class TranslatorSessions:
             one.freed.pop("running", 0),
             modules,
             size,
-            live_older + self.live_older(session),
+            0 if armed("M42") else live_older + self.live_older(session),
             code,
             one.backend,
             self._service.pid,
@@ -379,7 +380,7 @@ class TranslatorSessions:
         one.epoch = message.epoch
         one.backend = one.next_backend
         count(one, "retired")
-        actions = self._drop_jobs(one)
+        actions = [] if armed("M42") else self._drop_jobs(one)
         if one.state == "mapping":
             one.cause = message.cause
             return actions

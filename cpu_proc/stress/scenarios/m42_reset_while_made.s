@@ -14,9 +14,7 @@ main:
     add s4, s4, t0
     sd s4, 16(s10)
     li s1, 1
-    srli s3, s4, 24
-    slli s3, s3, 49
-    srli s3, s3, 49             # so many ticks of 100 ns
+    li s3, 300000               # ticks of 100 ns
     call run
     li t0, 0x00200513           # li a0, 2
     la t1, victim
@@ -24,13 +22,13 @@ main:
     fence.i
     li s1, 2
     srli s3, s4, 20
-    slli s3, s3, 46
-    srli s3, s3, 46
+    slli s3, s3, 47
+    srli s3, s3, 47             # up to 13 ms
     call run
     ld t0, 0(s10)
     addi t0, t0, 1
     sd t0, 0(s10)
-    li t1, ROUNDS * 8
+    li t1, ROUNDS * 5
     beq t0, t1, 1f
     li t0, 0x7777
     li t1, FINISHER

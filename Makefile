@@ -21,6 +21,7 @@ help:
 	@echo "make linux   boot Debian's Linux to a shell (fetches it with apt the first time)"
 	@echo "make test    lint, then all tests"
 	@echo "make model   check the model of the protocol, and that it finds each mistake (needs spin, gcc)"
+	@echo "make bench-retirement  what retiring code costs, beside QEMU"
 	@echo "make lint    style, types, and the arrows between packages"
 	@echo "make format  put the sources in the project's style"
 	@echo "make lock    resolve the dependencies anew"

@@ -27,10 +27,13 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from cpu_proc import options
 from cpu_proc.machine import SWITCH_INTERVAL, Machine
+from cpu_proc.records import Region
+from protocol.layout import PAGE
 from protocol.riscv.assembler import assemble
 
 RAM = 0x8000_0000
@@ -272,6 +275,21 @@ def spin(harts: int, count: int) -> dict[str, object]:
     }
 
 
+def publish_untracked(machine: Machine) -> None:
+    """Have regions published for pages that nothing is tracked of, and leave them so."""
+    pages, publish = machine.control.pages, machine.records.publish
+    words = PAGE.size // 8
+    lines, regions = PAGE.offset("lines") // 8, PAGE.offset("region_lines") // 8
+
+    def untracked(page: int, bits: int, entries: Iterable[tuple[int, int]]) -> Region | None:
+        pages[page * words + lines] = bits
+        region = publish(page, bits, entries)
+        pages[page * words + lines] = pages[page * words + regions] = 0
+        return region
+
+    machine.records.publish = untracked
+
+
 def program(tracking: int, seconds: int) -> dict[str, object]:
     """Milliseconds a round of a program that never changes its code."""
     if not tracking:
@@ -288,6 +306,8 @@ def program(tracking: int, seconds: int) -> dict[str, object]:
         engine = Engine(base, len(code), symbols)
         machines.engines.load = lambda: engine
     machine = make(PROGRAM, "-m", "16M")
+    if not tracking:
+        publish_untracked(machine)
     rounds: list[float] = []
     try:
         machine.power_on()

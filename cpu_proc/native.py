@@ -21,7 +21,6 @@ import os
 PAGE = 4096
 _MAP_NORESERVE = 0x4000
 _MAP_FIXED = 0x10
-_MADV_DONTNEED = 4
 _F_ADD_SEALS = 1033
 _F_GET_SEALS = 1034
 _SEAL_WRITE = 0x8
@@ -38,7 +37,6 @@ _libc.mmap.argtypes = [
     ctypes.c_long,
 ]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -108,11 +106,6 @@ def _seals(fd: int) -> int:
 def unmap(address: int, size: int) -> None:
     """Remove a mapping: touching it afterwards is a fault."""
     _libc.munmap(address, size)
-
-
-def discard(address: int, size: int) -> None:
-    """Give a private mapping's pages back; they read as zeros."""
-    _libc.madvise(address, size, _MADV_DONTNEED)
 
 
 def view(address: int, size: int) -> memoryview:

@@ -515,6 +515,7 @@ class Machine:
 
     def _committed(self, generation: int) -> None:
         self.control.words.map_generation = generation
+        log.info("map_committed", generation=generation)
         if not hasattr(self, "harts"):
             return
         if generation == 0:

@@ -67,6 +67,7 @@ class Retirement:
         with machine.lock:
             self.epoch = (self.epoch + 1) & MASK
             machine.control.words.epoch = self.epoch
+            log.info("epoch_bumped", epoch=self.epoch, cause=cause)
             used = [
                 (start, int(hart.state.pool_next))
                 for hart, (start, _) in zip(machine.harts, machine.pools, strict=True)

@@ -340,7 +340,7 @@ class TranslatorLink:
 
     def _act(self, actions: list[MachineAction]) -> None:
         from protocol import session as s
-        from protocol.messages import Translate
+        from protocol.messages import Cancel, Hello, Translate
 
         for action in actions:
             match action:
@@ -352,7 +352,14 @@ class TranslatorLink:
                             page=message.page,
                             entries=len(message.entries),
                             heat=message.heat,
+                            epoch=message.epoch,
+                            map_generation=message.map_generation,
+                            page_generation=message.page_generation,
                         )
+                    elif isinstance(message, Cancel):
+                        log.info("request_cancelled", id=message.id)
+                    elif isinstance(message, Hello):
+                        log.info("session_opened", session=message.session)
                     if not self._client.send(message):
                         self._act(self._session.send_failed(message))
                 case s.SetTimer(name, seconds):
@@ -496,6 +503,7 @@ class TranslatorLink:
             why = why_late(message, now, None if code is None else code[2], content)
             if why is not None:
                 self.counts[f"late_{why}"] += 1
+                self._log_dropped(message, why, now)
                 slots = [slot for slot, _ in message.entries]
                 self._put(("again", message.epoch, page, slots))
                 return
@@ -504,6 +512,7 @@ class TranslatorLink:
             entries = [(slot, code[0] + offset) for slot, offset in message.entries]
             if records.publish(page, message.lines, entries) is None:
                 self.counts["late_records"] += 1
+                self._log_dropped(message, "records", now)
                 return
         if self._shortcuts is not None:
             self._shortcuts.published(message)
@@ -512,9 +521,27 @@ class TranslatorLink:
         self.counts["instructions"] += message.instructions
         for name, microseconds in message.timings._asdict().items():
             self.times[name] += microseconds
-        log.info("region_published", id=message.id, page=page, entries=len(entries))
+        log.info(
+            "region_published",
+            id=message.id,
+            page=page,
+            entries=len(entries),
+            epoch=now.epoch,
+            page_generation=now.page_generation,
+        )
         if "in_asm" in self._options.log_items:
             self._log_code(message, bytes(content))
+
+    @staticmethod
+    def _log_dropped(message: Translated, reason: str, now: Now) -> None:
+        log.info(
+            "publication_dropped",
+            id=message.id,
+            page=message.page,
+            reason=reason,
+            epoch=now.epoch,
+            page_generation=now.page_generation,
+        )
 
     @staticmethod
     def _log_code(message: Translated, content: bytes) -> None:

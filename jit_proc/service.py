@@ -47,6 +47,7 @@ from protocol.messages import (
     Bye,
     Entry,
     Message,
+    Rejected,
     Segment,
     Span,
     Timings,
@@ -349,6 +350,13 @@ class Broker:
         for action in actions:
             match action:
                 case Reply(peer, message):
+                    if isinstance(message, Rejected):
+                        log.info(
+                            "request_rejected",
+                            session=message.session,
+                            id=message.id,
+                            reason=message.reason,
+                        )
                     if not self.server.send(peer, message):
                         self._act(self.sessions.peer_lost(peer))
                 case MapMachine():

@@ -70,9 +70,12 @@
 #define MAP0 0
 #endif
 #ifdef TRACE
-#define NUM short
+#define NUM int
 #else
 #define NUM byte
+#endif
+#ifndef WORK
+#define WORK 6          /* pieces of work that wait for a safe point */
 #endif
 #define HARTS 2
 #define NONE 255
@@ -94,7 +97,8 @@ chan gate_event = [0] of { mtype, NUM, NUM };
 chan translator_event = [0] of { mtype, NUM };
 #define LOG_LINK(kind, a, b, c, d, e) link_event!kind, a, b, c, d, e
 #define LOG_GATE(kind, a, b) gate_event!kind, a, b
-#define LOG_TRANSLATOR(kind, a) translator_event!kind, a
+/* It may be killed between the event and the deed. */
+#define LOG_TRANSLATOR(kind, a) translator_event!kind, a; if :: alive :: else -> goto end_dead fi
 #else
 #define LOG_LINK(kind, a, b, c, d, e) skip
 #define LOG_GATE(kind, a, b) skip
@@ -106,7 +110,7 @@ chan m2t = [QUEUE] of { mtype, NUM, NUM, NUM, NUM, byte, NUM };
 /* the same, segment, place in it, version of the bytes (their identity) */
 chan t2m = [QUEUE] of { mtype, NUM, NUM, NUM, NUM, byte, NUM, byte, byte, byte };
 /* kind, id, epoch, map_generation, page, page generation, place, version */
-chan work = [6] of { mtype, NUM, NUM, NUM, byte, NUM, byte, byte };
+chan work = [WORK] of { mtype, NUM, NUM, NUM, byte, NUM, byte, byte };
 chan wish = [1] of { NUM, bit };         /* a retirement for the link: epoch, whether to swap */
 
 /* --- shared memory, written by the machine ----------------------------------------------------- */
@@ -197,7 +201,7 @@ byte store_version[PAGES] = NONE;
 
 #define NEXT(counter, modulus) ((counter + 1) % modulus)
 #define IS_OLDER(a, b) (((b + EMOD - a) % EMOD) > 0 && ((b + EMOD - a) % EMOD) <= EMOD / 2)
-#define POST(kind) assert(len(work) < 6); work!kind, 0, epoch, 0, 0, 0, 0, 0
+#define POST(kind) assert(len(work) < WORK); work!kind, 0, epoch, 0, 0, 0, 0, 0
 
 /* --- harts --------------------------------------------------------------------------------------- */
 
@@ -374,8 +378,8 @@ end_quiet:
             d_step { publish() }
 #ifdef TRACE
             if
-            :: late -> LOG_GATE(dropped, id, 0)
-            :: else -> LOG_GATE(published, id, 0)
+            :: LOG_GATE(dropped, id, late)      /* bytes and lines are not in the trace */
+            :: !late -> LOG_GATE(published, id, 0)
             fi;
 #endif
             goto done
@@ -458,7 +462,7 @@ inline die() {
 #ifdef M41
     :: false
 #endif
-    :: spent == epoch_known -> assert(len(work) < 6); work!RESTART, 0, epoch_known, 0, 0, 0, 0, 0
+    :: spent == epoch_known -> assert(len(work) < WORK); work!RESTART, 0, epoch_known, 0, 0, 0, 0, 0
     :: else
     fi;
     cleared = epoch_known
@@ -542,8 +546,8 @@ end_idle:
     /* hot records are asked for: the stamp is read while harts run */
     :: atomic {
 #ifdef TRACE
-        state == LIVE && !asked[(last_id + 1) % WINDOW] ->
         link_want?page;
+        state == LIVE && !asked[(last_id + 1) % WINDOW] ->
 #else
         state == LIVE && last_id < REQS && !asked[(last_id + 1) % WINDOW] ->
         if
@@ -628,9 +632,9 @@ end_idle:
                     asked_page[i] = 0; asked_gen[i] = 0;
                     if
                     :: tag == TRANSLATED ->
-                        assert(len(work) < 6);
+                        assert(len(work) < WORK);
                         work!PUBLISH, id, e, m, page, g, slot, v
-                    :: tag == FULL -> assert(len(work) < 6); work!SPACE, 0, e, 0, 0, 0, 0, 0
+                    :: tag == FULL -> assert(len(work) < WORK); work!SPACE, 0, e, 0, 0, 0, 0, 0
 #ifdef M20
                     :: tag == REJECTED -> refused[page] = true
 #endif
@@ -652,6 +656,9 @@ end_idle:
     /* a deadline passes, or the loss of the connection is noticed: whatever came before is read, or not */
     :: atomic {
         (state == RETIRING || state == ATTACHING || state == GREETING) && (is_lost || hung > 0) ||
+#ifdef TRACE
+            state == LIVE && hung > 0 ||
+#endif
             state == LIVE && is_lost ->
         LOG_LINK(lost, 0, 0, 0, 0, 0);
         d_step {
@@ -697,6 +704,14 @@ inline answer(what, i, seg, slot) {
         job_version[i]
 }
 
+#ifdef M47
+#define TRANSLATABLE (used < CAP)
+#elif defined(M20)
+#define TRANSLATABLE (!MOVED(at) && used < CAP && !(job_page[at] == 0 && version[0] == 0))
+#else
+#define TRANSLATABLE (!MOVED(at) && used < CAP)
+#endif
+
 #define REJECT(i) LOG_TRANSLATOR(rejected, job_id[i]); answer(REJECTED, i, 0, 0); \
     d_step { free_job(i) }
 
@@ -716,9 +731,9 @@ proctype Translator() {
 end_dead:
     atomic {
         !alive && started_times > 0 ->
-        LOG_TRANSLATOR(started, 0);
         started_times--;
-        alive = true
+        alive = true;
+        LOG_TRANSLATOR(started, 0)
     };
 end_idle:
     do
@@ -785,6 +800,7 @@ end_idle:
             if
             :: id <= t_last
             :: id > t_last && e != t_epoch ->
+                LOG_TRANSLATOR(rejected, id);
                 t_last = id;
                 t2m!REJECTED, s, id, e, m, page, g, 0, 0, 0
             :: id > t_last && e == t_epoch ->
@@ -868,10 +884,13 @@ end_idle:
             LOG_TRANSLATOR(rejected, job_id[at]);
             answer(FULL, at, 0, 0);
             d_step { free_job(at) }
+#ifdef TRACE
+        :: REJECT(at)                /* for what it is: not code, too large, ... */
+#endif
 #ifdef M20
         :: job_page[at] == 0 && version[0] == 0 -> REJECT(at)    /* no code stands there yet */
 #endif
-        :: else ->
+        :: TRANSLATABLE ->
             LOG_TRANSLATOR(translated, job_id[at]);
 #ifdef M47
             d_step { job_map[at] = map_generation; job_gen[at] = generation[job_page[at]] };
@@ -912,6 +931,16 @@ inline lose_connection() {
     is_lost = (state == GREETING || state == ATTACHING || state == LIVE || state == RETIRING)
 }
 
+inline crash() {
+    started_times++;
+    alive = false;
+    t_session = 0; t_attached = false; t_epoch = 0; t_last = 0; t_backend = 0; used = 0;
+    t_seg = NONE;
+    drop_jobs();
+    i = 0;
+    lose_connection()
+}
+
 #ifndef TRACE
 proctype World() {
     mtype tag;
@@ -919,17 +948,7 @@ proctype World() {
     byte b, i;
 end_quiet:
     do
-    :: d_step {
-        crashes > 0 && alive ->
-        crashes--;
-        started_times++;
-        alive = false;
-        t_session = 0; t_attached = false; t_epoch = 0; t_last = 0; t_backend = 0; used = 0;
-        t_seg = NONE;
-        drop_jobs();
-        i = 0;
-        lose_connection()
-      }
+    :: d_step { crashes > 0 && alive -> crashes--; crash() }
     :: d_step { drops > 0 && state != IDLE && state != DEAD -> drops--; lose_connection() }
     /* What the lost connection still held comes, or does not. */
     :: d_step { is_lost && len(t2m) > 0 -> t2m?tag, a, a, a, a, b, a, b, b, b; tag = 0; a = 0; b = 0 }

@@ -34,7 +34,7 @@ class Placement:
         self.used = 0
         self.images = 0
         self._late: list[tuple[int, bytes]] = []  # M44 alone fills it
-        self._former: dict[int, tuple[int, int, int]] = {}  # M33 alone fills it
+        self._former: dict[int, dict[int, tuple[int, int]]] = {}  # M33 alone fills it
 
     @property
     def following(self) -> int:
@@ -53,10 +53,13 @@ class Placement:
         if not code:
             raise ValueError("an empty image was to be published")
         if armed("M33"):
-            was, room, old = self._former.get(page, (0, 0, generation))
-            if old != generation and len(code) <= room:
-                self._former[page] = was, room, generation
-                return was, [(was, code)]
+            former = self._former.setdefault(page, {})
+            free = [
+                o for o, (room, made) in former.items() if made != generation and room >= len(code)
+            ]
+            former |= {offset: (former[offset][0], generation) for offset in free}
+            if free:
+                return free[0], [(offset, code) for offset in free]
         offset = self.following
         end = offset + len(code)
         if end > self.size:
@@ -69,7 +72,7 @@ class Placement:
             writes = [*self._late, writes[0], (offset, code[:half])]
             self._late = [(offset + half, code[half:])]
         if armed("M33"):
-            self._former[page] = offset, len(code), generation
+            self._former[page][offset] = len(code), generation
         self.used = end
         self.images += 1
         return offset, writes

@@ -1,10 +1,10 @@
 #: M33  code space is used again while a hart is inside
 #: harts 2
-#: expect 7*ROUNDS
-# Hart 1 sleeps in a function. Meanwhile hart 0 writes the function's words anew, as they are, and
-# runs another function of the page. Hart 1 wakes and returns what its function returns.
+#: expect 7*ROUNDS 7*ROUNDS
+# Hart 1 sleeps in a function. Meanwhile hart 0 writes a word of it anew, as it is, and of another
+# function of the page, and runs that. Hart 1 wakes and returns what its function returns.
 main:
-    li s1, ROUNDS
+    li s1, ROUNDS * 2
     li s2, 1
 1:
     la t0, state                # hart 1 goes to sleep
@@ -16,6 +16,9 @@ main:
     addi t0, t0, -1
     bnez t0, 3b
     la t0, last
+    lw t1, 0(t0)
+    sw t1, 0(t0)
+    la t0, other
     lw t1, 0(t0)
     sw t1, 0(t0)
     fence.i
@@ -45,12 +48,15 @@ secondary:
     la s4, order
     li s2, 1
 5:
-    la a0, napping
-    call warm                   # the order for this is there: it does not sleep
+    li s3, 0                    # hot without a sleep
+    la a0, nap
+    call warm
     la t0, state
     sd s2, 0(t0)
-    addi s3, s2, 0
-    call napping_until
+    mv s3, s2
+    la a0, nap
+    li a1, 1
+    call times
     li t0, CLINT
     sw zero, 4(t0)
     la t0, answer
@@ -58,17 +64,8 @@ secondary:
     addi s2, s2, 1
     j 5b
 
-napping_until:
-    la a1, nap
-    jr a1
-
     .align 12
-napping:                        # hot without a sleep
-    mv a2, ra
-    addi s3, s2, -1
-    call nap
-    jr a2
-nap:
+nap:                            # until the order is s3 or more
     ld t0, 0(s4)
     bge t0, s3, last
     wfi

@@ -86,7 +86,7 @@ class Mistakes:
             self._retiring.add(state.exit_page)
             machine.linger(PAUSE)
         if armed("M37"):  # the store is served a little later, and a reset may come first
-            machine.linger(PAUSE)
+            machine.linger(2 * PAUSE)
         if armed("M38") and self._stands_in(page, int(state.pc), int(state.exit_lines)):
             state.exit_lines = 0  # the block that stores is not looked at
             return True

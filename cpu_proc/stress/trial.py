@@ -19,6 +19,7 @@ Read next: `job.py` (a process for it), `scenario.py`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import tempfile
@@ -342,6 +343,32 @@ class Trial:
         self._killed = link.incarnation
         os.kill(link.child_pid, signal.SIGKILL)
         return DONE if self.until(lambda: self.machine.retirement.epoch > epoch) else FAILED
+
+    def do_slow(self, milliseconds: str) -> bytes:
+        """`slow MS`: the translator's workers stand still for so long, from now on."""
+        import signal
+
+        link = self.machine.translator
+        if link is None or link.child_pid is None:
+            return DONE
+        task = f"/proc/{link.child_pid}/task/{link.child_pid}/children"
+        with open(task, encoding="ascii") as file:
+            workers = [int(word) for word in file.read().split()]
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+
+        def go_on() -> None:
+            for pid in workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+        threading.Timer(int(milliseconds) / 1e3, go_on).start()
+        return DONE
+
+    def do_reset_hart(self, index: str) -> bytes:
+        """`reset-hart N`: that hart, and no other, begins anew at the reset vector."""
+        self.machine.host.reset_hart(int(index))
+        return DONE
 
     def do_retire(self) -> bytes:
         """`retire`: everything is retired, at the next safe point."""

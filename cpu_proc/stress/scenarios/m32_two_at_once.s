@@ -36,7 +36,7 @@ secondary:
 rounds:
     mv s9, ra
     li s5, 1
-    li s6, ROUNDS * 16
+    li s6, ROUNDS * 4
 2:
     mv a0, s1
     call warm

@@ -14,11 +14,15 @@ from tests.examples.documents import ROOT, blocks, follow, patched
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 NAMES = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
 README = ROOT / "README.md"
+WORKED = ("README.md", "docs/extending.md")
+"""Documents that are made of examples; the others may have none."""
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_examples_work(name: str, tmp_path: Path):
-    assert follow(ROOT / name, tmp_path) > 0
+    done = follow(ROOT / name, tmp_path)
+
+    assert done > 0 or name not in WORKED
 
 
 @pytest.mark.parametrize("name", NAMES)

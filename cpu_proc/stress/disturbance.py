@@ -5,10 +5,12 @@ retired at any safe point; none of it may change one value that a guest computes
 the machine does such things at random moments, as a plan says: the mean seconds between two of a
 kind.
 
-    {"retire": 0.01, "kill": 0.5, "stop": 0.3, "worker": 0.5, "swap": 0.2}
+    {"retire": 0.01, "kill": 0.5, "stop": 0.3, "worker": 0.5, "swap": 0.2, "messages": 0.05}
 
 Kinds: `retire` everything at the next safe point; `kill` the translator (SIGKILL); `stop` it for a
-moment (SIGSTOP, SIGCONT); kill a `worker` of it; `swap` the backend for another.
+moment (SIGSTOP, SIGCONT); kill a `worker` of it; `swap` the backend for another. `messages` is none
+of the thread's: what the translator says is held back for up to so many seconds, doubled and lost,
+as `protocol.chaos` has it.
 
 Invariants: which things happen, and in which order, follows from the seed; when exactly does not.
 What was stopped is continued before the thread ends. Only processes that this machine started are
@@ -34,8 +36,9 @@ from protocol.errors import UserError
 
 if TYPE_CHECKING:
     from cpu_proc.machine import Machine
+    from protocol.chaos import Chaos
 
-KINDS = ("retire", "kill", "stop", "worker", "swap")
+KINDS = ("retire", "kill", "stop", "worker", "swap", "messages")
 BACKENDS = ("llvm", "reference", "none", "llvm,level=2")
 PAUSE = 0.05  # seconds that a stopped translator is stopped, at most
 CLOSE_PATIENCE = 10.0
@@ -45,25 +48,37 @@ class Disturbance:
     """The thread that disturbs a machine: `start`, `stop`."""
 
     def __init__(self, machine: Machine, plan: Mapping[str, float], seed: int) -> None:
-        """Raises ValueError for an unknown kind or a time that is not positive."""
+        """For a machine that is not powered on.
+
+        Raises ValueError for an unknown kind or a time that is not positive.
+        """
         for kind, seconds in plan.items():
             if kind not in KINDS or seconds <= 0:
                 raise ValueError(f"disturbance {kind}={seconds}: kinds are {', '.join(KINDS)}")
         self._machine = machine
-        self._plan = dict(plan)
+        self._plan = {kind: seconds for kind, seconds in plan.items() if kind != "messages"}
+        self._messages: Chaos | None = None
+        if "messages" in plan:
+            from protocol.chaos import Chaos, Plan
+
+            self._messages = Chaos(Plan(seed, longest=plan["messages"]))
+            machine.transport = self._messages.wrap
         self._random = random.Random(seed)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._main, name="disturbance", daemon=True)
         self.done: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Begin. The machine has been powered on."""
+        """Begin. The machine has its first translator, if it is to have one."""
         self._thread.start()
 
     def stop(self) -> None:
         """End it, and wait until it has ended."""
         self._over.set()
-        self._thread.join(CLOSE_PATIENCE)
+        if self._thread.ident is not None:
+            self._thread.join(CLOSE_PATIENCE)
+        if self._messages is not None:
+            self.done["messages"] = sum(self._messages.counts.values())
 
     def _main(self) -> None:
         due = {kind: self._gap(kind) for kind in self._plan}

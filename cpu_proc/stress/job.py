@@ -22,13 +22,21 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from protocol.errors import UserError
+
+if TYPE_CHECKING:
+    from cpu_proc.stress.scenario import Scenario
 
 Job = dict[str, Any]
-"""`scenario` (a name) or `random` (a seed; `operations`), `mode`, `harts`; optional `mutants` (a
-list), `chaos` (see `disturbance.py`), `seed`, `rounds`, `patience`, `folder`."""
+"""What to run: `scenario` (a name), `random` (a seed of `random_program.py`; `operations`, `keep`,
+`blank`) or `race` (a seed of `random_race.py`; `operations`, `keep`). How: `mode`, `harts`;
+optional `mutants` (a list), `chaos` (see `disturbance.py`), `seed`, `rounds`, `patience`,
+`folder`."""
 Result = dict[str, Any]
 GRACE = 30.0  # seconds beyond a trial's patience until its process is killed
+_running: set[subprocess.Popen[str]] = set()  # changed by whole operations only: set.add, discard
 
 
 def run_job(job: Job) -> Result:
@@ -44,6 +52,7 @@ def run_job(job: Job) -> Result:
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": _path()},
     )
+    _running.add(process)
     try:
         out, errors = process.communicate(json.dumps(job), timeout=patience + GRACE)
     except subprocess.TimeoutExpired:
@@ -52,6 +61,7 @@ def run_job(job: Job) -> Result:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        _running.discard(process)
     lines = out.strip().splitlines()
     if process.returncode == 0 and lines:
         result: Result = json.loads(lines[-1])
@@ -61,6 +71,13 @@ def run_job(job: Job) -> Result:
         kind = "hung" if errors == "its process hung" else "crashed"
         result = {"kind": kind, "verdict": text, "values": [], "stderr": errors[-4000:]}
     return {"job": job, "wall": time.monotonic() - began, **result}
+
+
+def abandon() -> None:
+    """Kill all jobs of this process that are under way: they end as `crashed`."""
+    for process in list(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _path() -> str:
@@ -73,15 +90,9 @@ def perform(job: Job) -> Result:
     from protocol import mutants
 
     mutants.arm(job.get("mutants", ()))
-    from cpu_proc.stress import random_program, scenario, trial
+    from cpu_proc.stress import trial
 
-    state = ""
-    if "random" in job:
-        operations = int(job.get("operations", random_program.OPERATIONS))
-        asked, expectation = random_program.scenario(int(job["random"]), job["mode"], operations)
-        state = expectation.state
-    else:
-        asked = scenario.load_all()[job["scenario"]]
+    asked, state = program_of(job)
     outcome = trial.run(
         asked,
         job["mode"],
@@ -95,6 +106,26 @@ def perform(job: Job) -> Result:
     if state and outcome.kind == "passed" and outcome.state != state:
         outcome.kind, outcome.verdict = "stale", "registers or memory differ at the end"
     return {**asdict(outcome), "events": outcome.events}
+
+
+def program_of(job: Job) -> tuple[Scenario, str]:
+    """A job's program; and the state hash at its end, if one is known. Raises UserError."""
+    from cpu_proc.stress import random_program, random_race, scenario
+
+    keep = frozenset(job["keep"]) if "keep" in job else None
+    if "random" in job:
+        operations = int(job.get("operations", random_program.OPERATIONS))
+        cut = random_program.Cut(keep, frozenset(job.get("blank", ())))
+        made, expectation = random_program.scenario(int(job["random"]), operations, cut)
+        return made, expectation.state
+    if "race" in job:
+        operations = int(job.get("operations", random_race.OPERATIONS))
+        harts = int(job.get("harts", 1))
+        return random_race.scenario(int(job["race"]), harts, operations, keep), ""
+    name = job.get("scenario", "")
+    if name not in scenario.load_all():
+        raise UserError(f"scenario {name}: there is none of this name")
+    return scenario.load_all()[name], ""
 
 
 def main() -> int:

@@ -12,8 +12,9 @@ the order of operations, the addresses they go by. Half of all programs run in S
 code pages are then also seen through an alias, through windows whose page-table entries are changed
 under way, and from U-mode.
 
-Invariants: a program is a function of its seed; it ends, since nothing random decides where control
-goes but a choice of function; an exception in a function is a result like another (`handler`).
+Invariants: a program is a function of its seed and of what was cut out of it (`Cut`); it ends,
+since nothing random decides where control goes but a choice of function; an exception in a function
+is a result like another (`handler`); the image is the same in every mode.
 Registers: s0 checksum, s1 the segment (a reset begins the next one), a0 to a3 the functions' own.
 
 Read next: `oracle.py`, `scenario.py`.
@@ -24,6 +25,7 @@ from __future__ import annotations
 import functools
 import random
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cpu_proc.stress.oracle import Expectation, expect
 from cpu_proc.stress.scenario import MODES, Scenario
@@ -97,6 +99,20 @@ class Function:
         return self.page * 4096 + self.offset
 
 
+class Cut(NamedTuple):
+    """What is left of a program when it has been shrunk.
+
+    `keep`: the operations that are still there, by number; None: all. `blank`: the functions whose
+    instructions are `nop`. Everything else stays as the seed says: draws do not depend on a cut.
+    """
+
+    keep: frozenset[int] | None = None
+    blank: frozenset[int] = frozenset()
+
+
+WHOLE = Cut()
+
+
 @functools.cache
 def word_of(text: str) -> int:
     """The four bytes of a cell's text."""
@@ -111,7 +127,8 @@ def word_of(text: str) -> int:
 class Writer:
     """Writes one program."""
 
-    def __init__(self, seed: int, operations: int = OPERATIONS) -> None:
+    def __init__(self, seed: int, operations: int = OPERATIONS, cut: Cut = WHOLE) -> None:
+        self.keep, self.blank = cut.keep, cut.blank
         self.random = random.Random(seed)
         self.virtual = self.random.random() < 0.5
         self.operations = operations
@@ -323,24 +340,35 @@ class Writer:
     # --- the whole ---------------------------------------------------------------------------
 
     def body(self) -> list[str]:
-        """All operations, in segments that end in a reset."""
+        """All operations that are kept, in segments that end in a reset."""
         common = [self.op_call, self.op_hot, self.op_hot, self.op_patch, self.op_patch,
                   self.op_patch, self.op_copy, self.op_beside, self.op_inline, self.op_service,
                   self.op_hammer, self.op_flag]  # fmt: skip
         if self.virtual:
             common += [self.op_remap, self.op_remap, self.op_user]
         resets = self.random.choice((0, 0, 1, 2))
+        share = self.operations // (resets + 1)
+        segments = []
         for segment in range(resets + 1):
-            self.lines.append(f"segment{segment}:")
-            for number in range(self.operations // (resets + 1)):
+            kept = []
+            for number in range(segment * share, (segment + 1) * share):
+                self.lines = []
                 self.random.choice(common)()
+                if self.keep is None or number in self.keep:
+                    kept.append(self.lines)
+            if kept or self.keep is None:
+                segments.append(kept)
+        lines = []
+        for segment, operations in enumerate(segments or [[]]):
+            lines.append(f"segment{segment}:")
+            for number, operation in enumerate(operations):
+                lines += operation
                 if number % 6 == 5:
-                    self.emit("mv a0, s0", "call report")
-            if segment < resets:
-                self.emit("j again")
-        self.emit("j finish")
-        table = " ".join(f".dword segment{n};" for n in range(resets + 1))
-        return [*self.lines, "    .align 3", "segments:", f"    {table}"]
+                    lines += ["    mv a0, s0", "    call report"]
+            if segment + 1 < len(segments):
+                lines.append("    j again")
+        table = " ".join(f".dword segment{n};" for n in range(len(segments) or 1))
+        return [*lines, "    j finish", "    .align 3", "segments:", f"    {table}"]
 
     def code(self) -> list[str]:
         """The functions, each at its place."""
@@ -348,7 +376,10 @@ class Writer:
         at = 0
         for function in self.functions:
             lines.append(f"    .space {function.place - at}")
-            lines += [f"    .word {word_of(self.cell(n))}" for n in range(CELLS)]
+            cells = [self.cell(n) for n in range(CELLS)]
+            if function.number in self.blank:
+                cells = ["nop"] * CELLS
+            lines += [f"    .word {word_of(cell)}" for cell in cells]
             lines.append(f"    .word {word_of('jalr zero, 0(ra)')}")
             at = function.place + 4 * CELLS + 4
         return [*lines, f"    .space {PAGES * 4096 - at}"]
@@ -362,19 +393,21 @@ class Writer:
         return "\n".join(parts)
 
 
-def write(seed: int, operations: int = OPERATIONS) -> str:
+def write(seed: int, operations: int = OPERATIONS, cut: Cut = WHOLE) -> str:
     """The text of a seed's program."""
-    return Writer(seed, operations).text()
+    return Writer(seed, operations, cut).text()
 
 
 @functools.lru_cache(maxsize=16)
-def scenario(seed: int, mode: str, operations: int = OPERATIONS) -> tuple[Scenario, Expectation]:
-    """A seed's program as a scenario, with what the oracle expects of it in a mode.
+def scenario(
+    seed: int, operations: int = OPERATIONS, cut: Cut = WHOLE
+) -> tuple[Scenario, Expectation]:
+    """A seed's program as a scenario, with what the oracle expects of it. Raises OutOfSteps.
 
-    Modes differ in the prelude's constants, and so in addresses, which functions may see.
+    It is the same image in every mode, so that one expectation and one final state serve all.
     """
-    text = write(seed, operations)
-    bare = Scenario(f"random{seed}", "M6", f"random program {seed}", text, ())
-    expectation = expect(bare.assemble(MODES[mode]).data)
+    text = write(seed, operations, cut)
+    bare = Scenario(f"random{seed}", "M6", f"random program {seed}", text, (), one_image=True)
+    expectation = expect(bare.assemble(MODES["tier0"]).data)
     values = " ".join(map(str, expectation.values))
     return replace(bare, text=f"#: random program {seed}\n#: expect {values}\n{text}"), expectation

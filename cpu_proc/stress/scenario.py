@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,10 +82,12 @@ class Scenario:
     tier0_only: str = ""
     disk: str = ""
     """What the drive holds: a label of the program from which on, or empty for zeros."""
-    switches: tuple[str, ...] = field(default=())
+    one_image: bool = False
+    """The program is the same in all modes, by tier 0's constants."""
 
     def source(self, mode: Mode, rounds: int | None = None) -> str:
         """The whole program for a mode."""
+        mode = MODES["tier0"] if self.one_image else mode
         equates = f".equ WARM, {mode.warm}\n.equ ROUNDS, {rounds or mode.rounds}\n"
         kind = {"tier0": 0, "regions": 1, "mixed": 2}[mode.name]
         equates += f".equ MODE, {kind}\n"

@@ -194,8 +194,6 @@ class Trial:
         self.machine.safe_point.post(self._await_translator)
         self.machine.power_on()
         threading.Thread(target=watch, daemon=True).start()
-        if self.disturbance is not None:
-            self.disturbance.start()
         deadline = began + patience
         while True:
             over = ended.is_set()  # before the last look at what it said
@@ -212,6 +210,8 @@ class Trial:
         link = self.machine.translator
         if link is not None:
             link.wait_attached(ATTACH_PATIENCE)
+        if self.disturbance is not None:
+            self.disturbance.start()
 
     def close(self) -> None:
         """End the machine; read its book first."""

@@ -42,7 +42,7 @@ def test_the_oracle_gives_up_on_what_does_not_end():
 
 
 def test_a_wrong_final_state_is_noticed(monkeypatch: pytest.MonkeyPatch):
-    made, expectation = random_program.scenario(1, "tier0")
+    made, expectation = random_program.scenario(1)
     other = oracle.Expectation(expectation.values, expectation.instructions, "0" * 32)
     monkeypatch.setattr(random_program, "scenario", lambda *_: (made, other))
 

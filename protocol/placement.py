@@ -33,7 +33,8 @@ class Placement:
         self.size = size
         self.used = 0
         self.images = 0
-        self._late: list[tuple[int, bytes]] = []  # M44 alone fills it
+        self._late: list[tuple[int, bytes]] = []  # M44 alone fills these two
+        self._places: dict[tuple[int, int], tuple[int, int]] = {}
         self._former: dict[int, dict[int, tuple[int, int]]] = {}  # M33 alone fills it
 
     @property
@@ -46,9 +47,11 @@ class Placement:
     ) -> tuple[int, list[tuple[int, bytes]]]:
         """Take room for `code`: its offset, and what must be written where before it is told.
 
-        `page`, `generation`: what the code was made from; only M33 asks, which takes the place of
-        an older generation's code as free, whoever may still be inside. Raises CodeSpaceFull, or
-        ValueError for an empty image.
+        `page`, `generation`: what the code was made from, as far as known; only mistakes ask. M33
+        takes the place of an older generation's code as free, whoever may still be inside; M44
+        tells of an image that is half written, over one of an older generation, so that what shows
+        is wrong code and not the machine's end. Raises CodeSpaceFull, or ValueError for an empty
+        image.
         """
         if not code:
             raise ValueError("an empty image was to be published")
@@ -60,6 +63,11 @@ class Placement:
             former |= {offset: (former[offset][0], generation) for offset in free}
             if free:
                 return free[0], [(offset, code) for offset in free]
+        if armed("M44"):
+            was, made = self._places.get((page, len(code)), (0, generation))
+            if made != generation:
+                self._places[page, len(code)] = was, generation
+                return was, self._halved(was, code)
         offset = self.following
         end = offset + len(code)
         if end > self.size:
@@ -68,11 +76,20 @@ class Placement:
             )
         writes = [(self.used, b"\xcc" * (offset - self.used)), (offset, code)]
         if armed("M44"):
-            half = len(code) // 2
-            writes = [*self._late, writes[0], (offset, code[:half])]
-            self._late = [(offset + half, code[half:])]
+            self._places[page, len(code)] = offset, generation
+            late, self._late = self._late, []
+            writes = [*late, *writes]
+            if page < 0:  # whose code it is is not known: there is none to write over
+                writes = [*writes[:-1], *self._halved(offset, code)]
         if armed("M33"):
             self._former[page][offset] = len(code), generation
         self.used = end
         self.images += 1
         return offset, writes
+
+    def _halved(self, offset: int, code: bytes) -> list[tuple[int, bytes]]:
+        """M44: what is written now; the other half is, with the next image."""
+        half = len(code) // 2
+        writes = [*self._late, (offset, code[:half])]
+        self._late = [(offset + half, code[half:])]
+        return writes

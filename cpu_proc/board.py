@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from cpu_proc.boot_window import WINDOW_BASE, BootWindow
 from cpu_proc.flash_bank import FlashBank
 from cpu_proc.hart import MEIP, MSIP, NEVER, SEIP, TICK_NS
+from cpu_proc.loader import FLASH_BASE
 from devices import device_tree
 from devices.boot_remap import BootRemap
 from devices.cfi_flash import CfiFlash
 from devices.clint import Clint
 from devices.device import Device
+from devices.fw_cfg import FwCfg
+from devices.fw_cfg import items as fw_cfg_items
 from devices.goldfish_rtc import GoldfishRtc
 from devices.plic import Plic
 from devices.reset_rom import reset_rom
@@ -60,7 +63,8 @@ PLACES = {
     "plic": Place(0xC00_0000),
     "uart": Place(0x1000_0000, 10),
     **{f"virtio{i}": Place(0x1000_1000 + 0x1000 * i, 1 + i) for i in range(VIRTIO_SLOTS)},
-    "flash0": Place(0x2000_0000),
+    "fw_cfg": Place(0x1010_0000),
+    "flash0": Place(FLASH_BASE),
     "flash1": Place(0x2200_0000),
 }
 
@@ -113,6 +117,7 @@ class Board:
             "clint": Clint(len(harts), ClintPorts(harts)),
             "plic": plic,
             "uart": self.uart,
+            "fw_cfg": self._make_fw_cfg(),
         }
         backends = self._backends(options)
         for i in range(VIRTIO_SLOTS):
@@ -128,6 +133,16 @@ class Board:
         self.banks = [self._add_flash(i, drive) for i, drive in enumerate(options.pflash)]
         if options.boot_remap != "off":
             self._add_boot_remap(options)
+
+    def _make_fw_cfg(self) -> FwCfg:
+        payload = self._machine.plan.payload
+        numbered = fw_cfg_items(
+            len(self._machine.harts),
+            kernel=payload.kernel,
+            initrd=payload.initrd,
+            command_line=payload.command_line,
+        )
+        return FwCfg(self._machine.memory, numbered)
 
     def _add_flash(self, unit: int, drive: Drive | None) -> FlashBank:
         """A flash bank: memory or a device, by turns."""

@@ -20,6 +20,10 @@ boundary after it (RAM + 0x200000 for OpenSBI); the initrd min(RAM / 2, 128 MiB)
 the device tree in the last 2 MiB of RAM, or of RAM's first GiB. ELF files go to their physical
 addresses.
 
+With a file in flash bank 0 that bank holds what the firmware starts (edk2, say), and nothing of
+`-kernel` and `-initrd` stands in RAM: the program in flash asks for them by fw_cfg. With
+`-bios none` the harts themselves begin in flash. (As on QEMU from 8.1 on.)
+
 Read next: `memory_map` (what `copy` writes through), `options` (where the names come from).
 """
 
@@ -38,6 +42,7 @@ from cpu_proc.options import RunOptions
 from protocol.errors import UserError
 
 RAM_BASE = 0x8000_0000
+FLASH_BASE = 0x2000_0000
 PAGE = 4096
 BIG_PAGE = 2 * MIB
 """Alignment of kernel and device tree: a megapage, which a kernel maps with one entry."""
@@ -74,13 +79,22 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Payload:
+    """What a program in flash fetches for itself, by fw_cfg."""
+
+    kernel: memoryview | bytes = b""
+    initrd: memoryview | bytes = b""
+    command_line: str = ""
+
+
+@dataclass(frozen=True)
 class LoadPlan:
     """Where everything goes, and where the harts begin.
 
     `entry`: address that the reset ROM jumps to, in M-mode. `next_address`, `next_mode`: what
     fw_dynamic_info tells the firmware to start (0: nothing). `dtb_address`: where the device tree
     goes, with `DTB_SPACE` bytes free. `initrd`: its start and end, for /chosen. `symbols`: those of
-    `WANTED_SYMBOLS` that the entered program has.
+    `WANTED_SYMBOLS` that the entered program has. `payload`: what is not in RAM yet.
     """
 
     images: tuple[Image, ...]
@@ -90,6 +104,7 @@ class LoadPlan:
     next_mode: int = PRIV_S
     initrd: tuple[int, int] | None = None
     symbols: Mapping[str, int] = field(default_factory=dict)
+    payload: Payload = Payload()
 
     def copy(
         self, write: Callable[[int, memoryview | bytes], None], *, fresh: bool = False
@@ -311,10 +326,15 @@ class _Planner:
         self._claim(self.dtb, self.dtb + DTB_SPACE, "the device tree")
         firmware = self._firmware()
         entry = self.ram.start if firmware is None else firmware
-        kernel = None if options.kernel is None else self._kernel(options.kernel)
+        in_flash = options.pflash[0] is not None
+        kernel = None
+        if in_flash:
+            kernel = FLASH_BASE
+        elif options.kernel is not None:
+            kernel = self._kernel(options.kernel)
         next_address = 0
         if kernel is not None:
-            if options.program is None and options.bios == "none":
+            if firmware is None:
                 entry = kernel
             else:
                 next_address = kernel
@@ -327,7 +347,9 @@ class _Planner:
                 raise UserError(f"{title}: is not an ELF, so it needs addr=")
             else:
                 self._add(Image(title, image.address, data))
-        initrd = None if options.initrd is None else self._initrd(options.initrd, kernel)
+        initrd = None
+        if options.initrd is not None and not in_flash:
+            initrd = self._initrd(options.initrd, kernel)
         return LoadPlan(
             tuple(self.images),
             entry,
@@ -335,7 +357,18 @@ class _Planner:
             next_address,
             initrd=initrd,
             symbols=self.symbols,
+            payload=self._payload() if in_flash else Payload(),
         )
+
+    def _payload(self) -> Payload:
+        """Kernel, initrd and command line for the program in flash."""
+        options = self.options
+        kernel = initrd = memoryview(b"")
+        if options.kernel is not None:
+            kernel = map_file("-kernel", options.kernel)
+        if options.initrd is not None:
+            initrd = map_file("-initrd", options.initrd)
+        return Payload(kernel, initrd, options.append)
 
     def _firmware(self) -> int | None:
         """Load what runs first in M-mode; its entry, or None for `-bios none`."""

@@ -566,8 +566,11 @@ def _consistent(draft: _Draft) -> RunOptions:
         for name, given in (("-initrd", options.initrd), ("-append", options.append)):
             if given:
                 raise UserError(f"{name}: only together with -kernel")
-    if options.bios == "none" and options.kernel is None and not options.images:
-        raise UserError("-bios none: nothing to run; give a -kernel or a -device loader")
+    something = options.kernel or options.images or options.pflash[0]
+    if options.bios == "none" and not something:
+        raise UserError(
+            "-bios none: nothing to run; give a -kernel, a -device loader or a -drive if=pflash"
+        )
     if options.backend and options.translator == "none":
         raise UserError(f"-backend {options.backend}: not together with -translator none")
     if len(draft.virtio) > MAX_VIRTIO:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cpu_proc import guests, loader
 from cpu_proc.loader import RAM_BASE, Image, LoadPlan, plan
-from cpu_proc.options import ExtraImage, RunOptions
+from cpu_proc.options import Drive, ExtraImage, RunOptions
 from protocol.errors import UserError
 from tests.cpu_proc.make_elf import ElfFile, Segment
 
@@ -334,3 +334,44 @@ def test_a_plan_can_be_copied_again_after_the_file_was_replaced(files):
 
 def test_image_ends_after_its_zeros():
     assert 0x1000 + 4 + 6 == Image("x", 0x1000, memoryview(b"text"), 6).end
+
+
+class TestFlash:
+    """A file in flash bank 0 is what is started; the kernel is its business."""
+
+    @pytest.fixture
+    def bank(self, files) -> tuple[Drive | None, ...]:
+        return (Drive(files.make("code.fd", b"flash"), True), None)
+
+    def test_the_firmware_starts_flash(self, files, bank):
+        result = plan(RunOptions(bios=files.firmware, pflash=bank))
+
+        assert (RAM_BASE, loader.FLASH_BASE) == (result.entry, result.next_address)
+        assert loader.PRIV_S == result.next_mode
+        assert loader.Payload(memoryview(b""), memoryview(b"")) == result.payload
+
+    def test_kernel_and_initrd_are_handed_over_not_loaded(self, files, bank):
+        initrd = files.make("initrd", b"cpio")
+        options = RunOptions(
+            bios=files.firmware, pflash=bank, kernel=files.kernel, initrd=initrd, append="quiet"
+        )
+        result = plan(options)
+
+        assert [RAM_BASE] == [image.address for image in result.images]
+        assert None is result.initrd
+        assert loader.FLASH_BASE == result.next_address
+        handed = result.payload
+        assert (linux_image(), b"cpio") == (bytes(handed.kernel), bytes(handed.initrd))
+        assert "quiet" == handed.command_line
+
+    def test_without_firmware_harts_begin_in_flash(self, bank):
+        result = plan(RunOptions(bios="none", pflash=bank))
+
+        assert (loader.FLASH_BASE, 0) == (result.entry, result.next_address)
+
+    def test_bank_1_starts_nothing(self, files, bank):
+        options = RunOptions(bios=files.firmware, kernel=files.kernel, pflash=bank[::-1])
+        result = plan(options)
+
+        assert KERNEL == result.next_address
+        assert loader.Payload() == result.payload

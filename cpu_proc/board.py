@@ -16,6 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from cpu_proc.alarm import Alarm
 from cpu_proc.boot_window import WINDOW_BASE, BootWindow
 from cpu_proc.flash_bank import FlashBank
 from cpu_proc.hart import MEIP, MSIP, NEVER, SEIP, TICK_NS
@@ -33,6 +34,7 @@ from devices.reset_rom import reset_rom
 from devices.test_finisher import TestFinisher
 from devices.uart16550 import Uart16550
 from devices.virtio.mmio import VirtioMmio
+from devices.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +61,7 @@ PLACES = {
     "test_finisher": Place(0x10_0000),
     "rtc": Place(0x10_1000, 11),
     "boot_remap": Place(0x10_2000),
+    "watchdog": Place(0x10_3000, 12),
     "clint": Place(0x200_0000),
     "plic": Place(0xC00_0000),
     "uart": Place(0x1000_0000, 10),
@@ -72,8 +75,10 @@ PLACES = {
 class ClintPorts:
     """The CLINT's wires to the harts."""
 
-    def __init__(self, harts: list[Hart]) -> None:
+    def __init__(self, harts: list[Hart], moved: Callable[[], None]) -> None:
+        """`moved` is called when mtime was set."""
         self._harts = harts
+        self._moved = moved
 
     def set_msip(self, hart: int, level: bool) -> None:
         self._harts[hart].set_line(MSIP, level)
@@ -95,6 +100,7 @@ class ClintPorts:
             hart.state.time_offset = (hart.state.time_offset + value - hart.now()) & NEVER
             hart.state.limit = 0
             hart.wake.set()
+        self._moved()
 
 
 class Board:
@@ -109,12 +115,13 @@ class Board:
         self.plic = plic = Plic(len(harts), self._set_external)
         self.uart = Uart16550(plic.line(PLACES["uart"].irq or 0), transmit)
         self._alarm: threading.Timer | None = None
+        self._dog_alarm: Alarm | None = None
         self.devices: dict[str, Device] = {
             "test_finisher": TestFinisher(machine.request),
             "rtc": GoldfishRtc(
                 plic.line(PLACES["rtc"].irq or 0), self._wall_clock, self._set_alarm
             ),
-            "clint": Clint(len(harts), ClintPorts(harts)),
+            "clint": Clint(len(harts), ClintPorts(harts, self.clock_moved)),
             "plic": plic,
             "uart": self.uart,
             "fw_cfg": self._make_fw_cfg(),
@@ -133,6 +140,8 @@ class Board:
         self.banks = [self._add_flash(i, drive) for i, drive in enumerate(options.pflash)]
         if options.boot_remap != "off":
             self._add_boot_remap(options)
+        if options.watchdog:
+            self._add_watchdog()
 
     def _make_fw_cfg(self) -> FwCfg:
         payload = self._machine.plan.payload
@@ -181,6 +190,20 @@ class Board:
         self.devices["boot_remap"] = device
         machine.memory.add_device(PLACES["boot_remap"].base, device)
 
+    def _add_watchdog(self) -> None:
+        machine, place = self._machine, PLACES["watchdog"]
+        self._dog_alarm = alarm = Alarm(machine, lambda: device.poll())
+        device = Watchdog(
+            self.plic.line(place.irq or 0), machine.harts[0].now, alarm.set, machine.request
+        )
+        self.devices["watchdog"] = device
+        machine.memory.add_device(place.base, device)
+
+    def clock_moved(self) -> None:
+        """mtime got somewhere, or was set: see who waits for it."""
+        if self._dog_alarm is not None:
+            self._dog_alarm.look()
+
     @staticmethod
     def _backends(options: RunOptions) -> dict[int, Backend]:
         """Virtio devices by slot: the highest slot first, as QEMU does."""
@@ -227,6 +250,8 @@ class Board:
     def close(self) -> None:
         """Let go of threads and files."""
         self._set_alarm(None)
+        if self._dog_alarm is not None:
+            self._dog_alarm.close()
         for bank in self.banks:
             bank.close()
 

@@ -65,6 +65,7 @@ class Hart:
         self.state = HART.ctype.from_address(address)
         self.wake = threading.Event()
         self.stopped = False
+        self.alarm = NEVER  # mtime at which counted time calls a device: see `alarm.py`
         self._short_sleeps = self._polled = 0
         self._patience = PATIENCE[0]
         self._run = engine.function()
@@ -207,7 +208,7 @@ class Hart:
         """mtime as this hart reads it."""
         state = self.state
         if state.icount:
-            return int(state.time_offset + state.count * state.icount // TICK_NS)
+            return int(state.time_offset + state.count * state.icount // TICK_NS) & NEVER
         return int(state.time_offset + time.monotonic_ns() // TICK_NS) & NEVER
 
     def next_timer(self) -> int:
@@ -221,7 +222,7 @@ class Hart:
     def sleep(self, limit: float) -> None:
         """Wait in wfi for a line, a timer or a call, `limit` seconds at most."""
         state = self.state
-        when = self.next_timer()
+        when = min(self.next_timer(), self.alarm)
         if state.icount and when != NEVER:
             # Counted time stands still while the hart sleeps: go straight to the timer.
             state.time_offset += max(0, when - self.now())

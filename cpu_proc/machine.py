@@ -357,6 +357,8 @@ class Machine:
                         self.mistakes.sleep(hart, IDLE_WAIT)
                         continue
                     hart.sleep(IDLE_WAIT)
+                    if hart.alarm != NEVER:
+                        self.board.clock_moved()
                 else:
                     self.serve(hart, reason)
         except BaseException as error:
@@ -375,7 +377,10 @@ class Machine:
         elif reason == layout.EXIT_TRAP:
             self._log_trap(hart)
         elif reason == layout.EXIT_STOP:
-            self.end(0)
+            if hart.state.count >= (self.options.max_instructions or NEVER):
+                self.end(0)
+            else:
+                self.board.clock_moved()
         elif reason == layout.EXIT_FATAL:
             self._serve_fatal(hart)
 

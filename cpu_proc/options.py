@@ -122,6 +122,8 @@ class RunOptions:
     """In the order of the command line. QEMU fills the highest virtio-mmio slot first."""
     virtio_legacy: bool = True
     """The virtio-mmio slots speak version 1, QEMU's default; otherwise version 2."""
+    watchdog: bool = False
+    """The board has a watchdog."""
     pflash: tuple[Drive | None, ...] = (None,) * FLASH_BANKS
     """The file of each flash bank; without one, a bank begins erased."""
     serial: Serial = Serial()
@@ -340,7 +342,7 @@ def _pflash(draft: _Draft, option: str, text: str, drive: Drive, unit: str | Non
     draft.options = replace(draft.options, pflash=tuple(banks))
 
 
-@_option("device", "KIND[,key=value...]", "loader | virtio-blk-device | virtio-rng-device")
+@_option("device", "KIND[,key=value...]", "loader | virtio-blk-device, -rng-device | watchdog")
 def _device(draft: _Draft, option: str, text: str) -> None:
     found = values.keys(option, text, "driver")
     kind = found.get("driver", "")
@@ -356,6 +358,9 @@ def _device(draft: _Draft, option: str, text: str) -> None:
             raise values.complain(option, text, "force-raw=on needs addr=")
         image = ExtraImage(values.readable(f"{option} loader,file", found["file"]), address, raw)
         draft.options = replace(draft.options, images=(*draft.options.images, image))
+    elif kind == "watchdog":
+        values.only(option, text, found, ("driver",))
+        draft.options = replace(draft.options, watchdog=True)
     elif kind == "virtio-rng-device":
         values.only(option, text, found, ("driver",))
         draft.virtio.append((option, "rng"))
@@ -365,7 +370,7 @@ def _device(draft: _Draft, option: str, text: str) -> None:
             raise values.complain(option, text, "drive=ID is missing")
         draft.virtio.append((option, f"blk:{found['drive']}"))
     else:
-        known = "loader, virtio-blk-device, virtio-rng-device"
+        known = "loader, virtio-blk-device, virtio-rng-device, watchdog"
         raise values.complain(option, text, f"unknown device {kind!r} (known: {known})")
 
 

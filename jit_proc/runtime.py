@@ -42,9 +42,7 @@ def now():
 @routine(pure=True)
 def timer_limit(compare):
     """`count` at which, under -icount, a compare register is reached."""
-    ticks = compare - hart.time_offset
-    if compare < hart.time_offset:
-        ticks = 0
+    ticks = compare - hart.time_offset  # the offset may stand for a negative one: it wraps
     if ticks > (1 << 54):
         return NOWHERE
     return divu(ticks * 100 + hart.icount - 1, hart.icount)

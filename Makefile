@@ -6,6 +6,8 @@ GUESTS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/coldboot/guests
 APPEND ?= console=ttyS0 panic=-1 cryptomgr.notests quiet
 # Options for pytest: make test PYTEST="-k plic"
 PYTEST ?=
+# Options for coldboot stress
+STRESS ?= --minutes 5
 # Options for benchmarks/retirement.py
 BENCH ?=
 
@@ -14,13 +16,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo linux guests test model lint format lock clean bench-boot bench-retirement
+.PHONY: help setup demo linux guests test model stress lint format lock clean bench-boot bench-retirement
 
 help:
 	@echo "make demo    run a small guest: the machine and its translator, end to end"
 	@echo "make linux   boot Debian's Linux to a shell (fetches it with apt the first time)"
 	@echo "make test    lint, then all tests"
 	@echo "make model   check the model of the protocol, and that it finds each mistake (needs spin, gcc)"
+	@echo "make stress  let guests look for stale code: STRESS=\"--minutes 60\" for longer"
 	@echo "make bench-retirement  what retiring code costs, beside QEMU"
 	@echo "make lint    style, types, and the arrows between packages"
 	@echo "make format  put the sources in the project's style"
@@ -56,6 +59,10 @@ test: lint
 
 model: $(READY)
 	$(BIN)/python -m protocol.model.check
+
+# Exit status 1: something was found, and stands in stress-findings/.
+stress: $(READY)
+	$(BIN)/coldboot stress --html stress.html --json stress.json $(STRESS)
 
 # Beside QEMU on this machine; prints ratios, asserts nothing.
 bench-boot: $(READY) guests

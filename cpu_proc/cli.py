@@ -149,6 +149,13 @@ def _simulate(words: list[str]) -> int:
     return _with_argparse("simulate", cli.add_arguments, cli.run, words)
 
 
+def _stress(words: list[str]) -> int:
+    from cpu_proc.stress import cli
+
+    _unwind_on_signals()
+    return _with_argparse("stress", cli.add_arguments, cli.run, words)
+
+
 def _with_argparse(
     name: str,
     add_arguments: Callable[[ArgumentParser], None],
@@ -173,4 +180,5 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "backends": ("list what translates guests' code, with options", _backends),
     "doctor": ("tell whether this computer has what a machine needs", _doctor),
     "simulate": ("search the protocol between machine and translator for mistakes", _simulate),
+    "stress": ("let guests look for stale code, for as long as you like", _stress),
 }

@@ -19,6 +19,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -36,11 +37,17 @@ optional `mutants` (a list), `chaos` (see `disturbance.py`), `seed`, `rounds`, `
 `folder`."""
 Result = dict[str, Any]
 GRACE = 30.0  # seconds beyond a trial's patience until its process is killed
+_ending = threading.Event()
 _running: set[subprocess.Popen[str]] = set()  # changed by whole operations only: set.add, discard
 
 
 def run_job(job: Job) -> Result:
-    """Do a job in a process of its own. A crash or a hang is a result, not an error."""
+    """Do a job in a process of its own. A crash or a hang is a result, not an error.
+
+    Raises Abandoned when this process is about to end.
+    """
+    if _ending.is_set():
+        raise Abandoned
     patience = float(job.get("patience", 60.0))
     began = time.monotonic()
     process = subprocess.Popen(
@@ -73,8 +80,18 @@ def run_job(job: Job) -> Result:
     return {"job": job, "wall": time.monotonic() - began, **result}
 
 
+class Abandoned(Exception):
+    """No job is done any more: see `abandon`."""
+
+
+def allow() -> None:
+    """Jobs may be done again."""
+    _ending.clear()
+
+
 def abandon() -> None:
-    """Kill all jobs of this process that are under way: they end as `crashed`."""
+    """Kill all jobs of this process that are under way, and begin no other."""
+    _ending.set()
     for process in list(_running):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -91,8 +108,12 @@ def perform(job: Job) -> Result:
 
     mutants.arm(job.get("mutants", ()))
     from cpu_proc.stress import trial
+    from cpu_proc.stress.oracle import OutOfSteps
 
-    asked, state = program_of(job)
+    try:
+        asked, state = program_of(job)
+    except OutOfSteps as error:  # nobody can say what it should do
+        return {**asdict(trial.Outcome(kind="void", verdict=str(error))), "events": 0}
     outcome = trial.run(
         asked,
         job["mode"],
@@ -105,7 +126,7 @@ def perform(job: Job) -> Result:
     )
     if state and outcome.kind == "passed" and outcome.state != state:
         outcome.kind, outcome.verdict = "stale", "registers or memory differ at the end"
-    return {**asdict(outcome), "events": outcome.events}
+    return {**asdict(outcome), "events": outcome.events, "reference": state}
 
 
 def program_of(job: Job) -> tuple[Scenario, str]:

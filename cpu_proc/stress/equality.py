@@ -1,0 +1,82 @@
+"""Architectural equality: one program, one final state, whatever executes it.
+
+The problem: a checksum that agrees may hide a register that does not. So at the end of a random
+program all registers and all memory are hashed (`oracle.state_hash`), and the hash must be the
+reference interpreter's in tier 0, in regions, and in regions while everything is retired again and
+again, the translator is killed and backends are swapped under way.
+
+Invariant: all ways of a seed run the same image (`Scenario.one_image`).
+
+Read next: `random_program.py`, `disturbance.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from cpu_proc.stress.job import Job, Result
+
+OPERATIONS = 200  # enough for disturbances to hit it
+WAYS: dict[str, dict[str, Any]] = {
+    "tier 0": {"mode": "tier0"},
+    "regions": {"mode": "regions"},
+    "regions, retired every 50 ms": {"mode": "regions", "chaos": {"retire": 0.05}},
+    "regions, killed every 50 ms": {"mode": "regions", "chaos": {"kill": 0.05}},
+    "regions, killed every second": {"mode": "regions", "chaos": {"kill": 1.0}},
+    "regions, swapped every 100 ms": {"mode": "regions", "chaos": {"swap": 0.1}},
+}
+"""What is compared with the reference. A translator takes longer than 50 ms to start: killed that
+often, it is hardly ever there; killed every second, it is lost in the middle of work."""
+
+
+def jobs(seed: int, programs: int) -> list[Job]:
+    """All jobs, a program's side by side."""
+    return [
+        {"random": seed + number, "operations": OPERATIONS, "harts": 1, "seed": number, **way}
+        for number in range(programs)
+        for way in WAYS.values()
+    ]
+
+
+def way_of(job: Job) -> str:
+    """Which of `WAYS` a job goes."""
+    return next(name for name, way in WAYS.items()
+                if way["mode"] == job["mode"] and way.get("chaos") == job.get("chaos"))  # fmt: skip
+
+
+class Table:
+    """What was compared. `differences`: jobs whose state is another, or that had none."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, str] = {}
+        self.same: Counter[str] = Counter()
+        self.different: Counter[str] = Counter()
+        self.disturbed: dict[str, Counter[str]] = {name: Counter() for name in WAYS}
+        self.seconds: Counter[str] = Counter()
+        self.differences: list[dict[str, Any]] = []
+
+    def add(self, job: Job, result: Result) -> None:
+        """Book one result."""
+        way, reference = way_of(job), result.get("reference", "")
+        self.states.setdefault(job["random"], reference)
+        same = (
+            result["kind"] == "passed"
+            and result["state"] == self.states[job["random"]] == reference
+        )
+        (self.same if same else self.different)[way] += 1
+        self.disturbed[way].update(result.get("disturbed", {}))
+        self.seconds[way] += result.get("wall", 0.0)
+        if not same:
+            self.differences.append(
+                {"job": job, "kind": result["kind"], "verdict": result["verdict"],
+                 "state": result.get("state", ""), "reference": reference}
+            )  # fmt: skip
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a way."""
+        return [
+            {"way": name, "same": self.same[name], "different": self.different[name],
+             "disturbed": dict(self.disturbed[name]), "seconds": self.seconds[name]}
+            for name in WAYS
+        ]  # fmt: skip

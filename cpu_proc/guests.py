@@ -5,8 +5,9 @@ they should be the ones that everybody runs, neither shipped with this program n
 
 What it leaves in the folder: ``Image`` (Debian 13's kernel), ``initramfs.cpio`` (busybox, see
 `initramfs`), ``fw_dynamic.bin`` and ``fw_jump.bin`` (OpenSBI), ``u-boot.bin`` (for M-mode),
-``modules/*.ko`` (decompressed), ``busybox``, and ``manifest.json``, which says what was fetched;
-then ``programs/*.cpio``, to be put behind the initramfs (see `guest_programs`).
+``edk2-code.fd`` and ``edk2-vars.fd`` (UEFI firmware, for two flash banks; the second is a template
+to be copied), ``modules/*.ko`` (decompressed), ``busybox``, and ``manifest.json``, which says what
+was fetched; then ``programs/*.cpio``, to be put behind the initramfs (see `guest_programs`).
 
 Invariants:
 - A folder whose manifest fits its files is complete: a second call does nothing. Files are made
@@ -40,6 +41,7 @@ KERNEL = "linux-image-riscv64"
 # the figures for real guests were measured with its OpenSBI 1.1; a mirror that has dropped Debian
 # 12 gives Debian 13's.
 FIRMWARE = ("opensbi", "u-boot-qemu")
+EDK2 = "qemu-efi-riscv64"
 GUEST_SUITE = debian.Suite("trixie", "riscv64")
 FIRMWARE_SUITE = debian.Suite("bookworm", "amd64")
 
@@ -47,17 +49,19 @@ FIRMWARE_FILES = {
     "fw_dynamic.bin": "usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin",
     "fw_jump.bin": "usr/lib/riscv64-linux-gnu/opensbi/generic/fw_jump.bin",
     "u-boot.bin": "usr/lib/u-boot/qemu-riscv64/u-boot.bin",
+    "edk2-code.fd": "usr/share/qemu-efi-riscv64/RISCV_VIRT_CODE.fd",
+    "edk2-vars.fd": "usr/share/qemu-efi-riscv64/RISCV_VIRT_VARS.fd",
 }
 
 # crc32c_generic stands before ext4, which asks for it by an alias that only depmod's tables
 # resolve.
 INITRAMFS_MODULES = ("virtio_mmio", "virtio_blk", "virtio_rng", "crc32c_generic", "ext4")
-MORE_MODULES = ("virtio_net", "test_bpf", "test_static_keys")
+MORE_MODULES = ("virtio_net", "test_bpf", "test_static_keys", "efivarfs")
 
 RECIPE = 1
-"""Bumped when what is fetched changes, so that a folder of an older version is fetched anew."""
+"""Bumped when what is made of the packages changes, so that an older folder is fetched anew."""
 
-SPACE_BYTES = 700 << 20
+SPACE_BYTES = 900 << 20
 MANIFEST = "manifest.json"
 
 Report = Callable[[str, float], None]
@@ -76,9 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="guests_command", metavar="COMMAND", required=True)
     fetch_parser = commands.add_parser(
         "fetch",
-        help="fetch a Debian kernel, busybox, OpenSBI and U-Boot for riscv64",
-        description="Fetch a Debian kernel, busybox, OpenSBI, U-Boot, LuaJIT and stress-ng for "
-        "riscv64 with this machine's apt, and make a small initramfs of them. What is already "
+        help="fetch a Debian kernel, busybox, OpenSBI, U-Boot and edk2 for riscv64",
+        description="Fetch a Debian kernel, busybox, OpenSBI, U-Boot, edk2, LuaJIT and stress-ng "
+        "for riscv64 with this machine's apt, and make a small initramfs of them. What is already "
         "there is kept.",
     )
     fetch_parser.add_argument(
@@ -110,9 +114,11 @@ def is_complete(folder: Path) -> bool:
     """Whether `folder` holds everything that `fetch` would leave there."""
     try:
         manifest = _manifest(folder)
-        return (
+        wanted = {*FIRMWARE_FILES, *(f"modules/{n}.ko" for n in INITRAMFS_MODULES + MORE_MODULES)}
+        return bool(
             manifest["recipe"] == RECIPE
             and manifest["initramfs"] == initramfs.recipe()
+            and wanted <= manifest["files"].keys()
             and all(
                 (folder / name).stat().st_size == size for name, size in manifest["files"].items()
             )
@@ -195,7 +201,7 @@ def _fetch_aside(folder: Path, work: Path, report: Report) -> None:
     report("making the initramfs", 0.0)
     _place_kernel(tree, result / "Image")
     for name, path in FIRMWARE_FILES.items():
-        shutil.copyfile(_single(tree, path), result / name)
+        _copy_sparsely(_single(tree, path), result / name)
     busybox = _single(tree, "**/bin/busybox").read_bytes()
     (result / "busybox").write_bytes(busybox)
     (result / "busybox").chmod(0o755)
@@ -246,7 +252,7 @@ def _download(work: Path, report: Report) -> list[Path]:
                 raise debian.AptError(
                     f"{KERNEL} depends on {kernels or 'nothing'}, not on one kernel"
                 )
-            names = [kernels[0], "busybox-static", *(name + suffix for name in FIRMWARE)]
+            names = [kernels[0], "busybox-static", EDK2, *(name + suffix for name in FIRMWARE)]
             packages = apt.download(
                 names, work / "packages", lambda done: report("downloading packages", done)
             )
@@ -254,6 +260,14 @@ def _download(work: Path, report: Report) -> list[Path]:
             return packages
     assert complaint is not None
     raise complaint
+
+
+def _copy_sparsely(source: Path, target: Path) -> None:
+    """Copy a file without the zeros at its end, which take no room: flash is mostly that."""
+    data = source.read_bytes()
+    with open(target, "wb") as file:
+        file.write(data.rstrip(b"\0"))
+        file.truncate(len(data))
 
 
 def _single(tree: Path, pattern: str) -> Path:

@@ -152,7 +152,10 @@ def packages(tmp_path, monkeypatch):
         fake_package(
             made,
             "firmware",
-            {path: name.encode() for name, path in guests.FIRMWARE_FILES.items()},
+            {
+                path: name.encode() + bytes(100 if name.endswith(".fd") else 0)
+                for name, path in guests.FIRMWARE_FILES.items()
+            },
         ),
     ]
     calls: list[Path] = []
@@ -171,6 +174,7 @@ def test_a_folder_is_filled_once(tmp_path, packages):
     assert guests.fetch(folder, silent) is False
     assert len(packages) == 1
     assert (folder / "u-boot.bin").read_bytes() == b"u-boot.bin"
+    assert (folder / "edk2-vars.fd").read_bytes() == b"edk2-vars.fd" + bytes(100)
     assert (folder / "Image").read_bytes()[0x30:0x35] == b"RISCV"
     assert b"busy" in (folder / "initramfs.cpio").read_bytes()
     assert (folder / "modules" / "ext4.ko").exists()
@@ -182,7 +186,7 @@ def test_a_folder_is_filled_once(tmp_path, packages):
     assert [path.name for path in folder.glob(".fetch-*")] == []
 
 
-@pytest.mark.parametrize("harm", ["truncate", "remove", "manifest", "recipe"])
+@pytest.mark.parametrize("harm", ["truncate", "remove", "manifest", "recipe", "less"])
 def test_a_harmed_folder_is_filled_again(tmp_path, packages, harm):
     guests.fetch(tmp_path / "guests", silent)
     manifest = tmp_path / "guests" / "manifest.json"
@@ -195,6 +199,10 @@ def test_a_harmed_folder_is_filled_again(tmp_path, packages, harm):
             manifest.write_text("[]")
         case "recipe":
             manifest.write_text(manifest.read_text().replace(initramfs.recipe(), "older"))
+        case "less":  # of a version that did not fetch it
+            content = json.loads(manifest.read_text())
+            del content["files"]["u-boot.bin"]
+            manifest.write_text(json.dumps(content))
     assert guests.fetch(tmp_path / "guests", silent) is True
     assert guests.is_complete(tmp_path / "guests")
 

@@ -74,7 +74,12 @@ class Machine:
         self.control = ControlSegment(options.harts, self.guest.page_count)
         self.records = Records(self.control, RECORD_ARRAYS)
         self.records.decode = self.engine.address("h_decode")
-        self.memory = MemoryMap(self.lock, on_write=self._written, on_commit=self._committed)
+        self.memory = MemoryMap(
+            self.lock,
+            on_write=self._written,
+            on_commit=self._committed,
+            on_storing=self._storing,
+        )
         self.safe_point = SafePoint()
         self.harts = [
             Hart(i, address, self.engine, self.memory, self)
@@ -486,6 +491,11 @@ class Machine:
             self.end(action.code)
 
     # --- hooks of the memory map --------------------------------------------------------------
+
+    def _storing(self, change: int) -> None:
+        """A write by DMA or the host begins (1) or ends (-1): a hart's fence.i waits for it."""
+        with self.lock:
+            self.control.words.storing += change
 
     def _written(self, backing: Backing, offset: int, length: int) -> None:
         """Bytes of a backing were written by DMA, the loader or the host: retire what they made."""

@@ -70,10 +70,12 @@ class MemoryMap:
         *,
         on_write: Callable[[Backing, int, int], None] = lambda backing, offset, length: None,
         on_commit: Callable[[int], None] = lambda generation: None,
+        on_storing: Callable[[int], None] = lambda change: None,
     ) -> None:
         self.lock = lock if lock is not None else threading.RLock()
         self.on_write = on_write
         self.on_commit = on_commit
+        self.on_storing = on_storing
         self.generation = 0
         self._table = _Table((), ())
         self._layers: Layers = {}
@@ -172,9 +174,11 @@ class MemoryMap:
 
     def write_backing(self, backing: Backing, offset: int, data: bytes) -> None:
         """Store `data` in a backing, mapped or not: a device changes the memory it answers for."""
+        self.on_storing(1)
         _fill(backing, offset, memoryview(data))
         if not mutants.armed("M1"):  # M1: a device's own memory is nobody else's business
             self.on_write(backing, offset, len(data))
+        self.on_storing(-1)
 
     def is_memory(self, address: int, length: int, *, write: bool = False) -> bool:
         """Whether `read` (or `write`) of that range would succeed."""
@@ -217,11 +221,14 @@ class MemoryMap:
     ) -> None:
         source = memoryview(data)
         done = 0
-        for piece in list(self._pieces(address, len(source), write=True, rom=rom)):
+        pieces = list(self._pieces(address, len(source), write=True, rom=rom))
+        self.on_storing(1)
+        for piece in pieces:
             _fill(piece.backing, piece.offset, source[done : done + piece.length])
             if told:
                 self.on_write(piece.backing, piece.offset, piece.length)
             done += piece.length
+        self.on_storing(-1)
 
     def _pieces(self, address: int, length: int, *, write: bool, rom: bool) -> Iterator[_Piece]:
         """The stretches of backings that make up a span, lowest address first."""

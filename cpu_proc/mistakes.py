@@ -77,8 +77,10 @@ class Mistakes:
         if page is None:
             return False
         if armed("M30"):  # first the lines are free, then the regions are taken back
-            machine.records.unwatch_regions(page, state.exit_lines)
+            lines, state.exit_lines = int(state.exit_lines), 0
+            machine.records.unwatch_regions(page, lines)
             machine.linger(PAUSE)
+            state.exit_lines = lines
         if armed("M32"):  # somebody is at this page already: that will do for both
             if state.exit_page in self._retiring:
                 state.exit_lines = 0

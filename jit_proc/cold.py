@@ -223,6 +223,7 @@ class ColdEmitter(Emitter):
             expected = self.value(f"trunc i64 {expected} to i{width}")
             value = self.value(f"trunc i64 {value} to i{width}")
         pointer = self.pointer(place)
+        self.by_name("begin_store")
         pair = self.value(
             f"cmpxchg ptr {pointer}, i{width} {expected}, i{width} {value} "
             f"seq_cst seq_cst, align {size}"
@@ -242,6 +243,8 @@ class ColdEmitter(Emitter):
 
     def b_amo(self, op: str, address: str, value: str, size: str) -> str:
         place = self.by_name("atomic_place", address, size, "2")
+        if not mutants.armed("M6"):
+            self.by_name("begin_store")
         old = self.atomic(op, self.pointer(place), value, size)
         if mutants.armed("M6"):
             return old  # M6: nobody writes code with an AMO

@@ -224,6 +224,25 @@ def _step() -> str:
     return out.text("step")
 
 
+def _await_stores() -> str:
+    """fence.i with several harts: go on behind it, or look at calls and execute it again."""
+    out = _Special()
+    done, again = out.new_label(), out.new_label()
+    status = out.value("call i64 @r_stores_done(ptr %hart)")
+    out.branch_if(out.compare("ne", status, "0"), done, again)
+    out.label(again)
+    out.tail("@h_look", "%record", "%count")
+    out.label(done)
+    record, count = out.address("%record", 8 * 4), out.counted()
+    look, go = out.new_label(), out.new_label()
+    out.branch_if(out.compare("uge", count, out.read_field("limit")), look, go, ", !prof !1")
+    out.label(look)
+    out.tail("@h_look", record, count)
+    out.label(go)
+    out.dispatch(record, count)
+    return out.text("await_stores")
+
+
 def _hot() -> str:
     out = _Special()
     out.emit(f"call void @r_note_hot(ptr %hart, i64 {out.record_word()})")
@@ -370,6 +389,7 @@ def text(*, tracking: bool = True) -> str:
         _execute_one(),
         _step(),
         _hot(),
+        _await_stores(),
     ]
     parts += [_way_out()]
     parts += [

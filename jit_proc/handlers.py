@@ -340,8 +340,17 @@ class HotEmitter(ValueEmitter):
         self.dispatch(record, count, bias)
 
     def b_refetch(self) -> None:
-        """Every dispatch reads its record afresh; only a call is to be heard, as at a transfer."""
+        """Every dispatch reads its record afresh; only a call is to be heard, as at a transfer.
+
+        With several harts, stores of others that may have been seen must be through first.
+        """
         self.emit('fence syncscope("singlethread") seq_cst')
+        alone, several = self.new_label(), self.new_label()
+        peers = self.read_field("peer_count")
+        self.branch_if(self.compare("eq", peers, "0"), alone, several, UNLIKELY)
+        self.label(several)
+        self.tail("@h_await_stores", "%record", "%count")
+        self.label(alone)
         record, count = self.address("%record", 8 * self.length), self.counted()
         look, go = self.new_label(), self.new_label()
         self.branch_if(self.compare("uge", count, self.read_field("limit")), look, go, ", !prof !1")

@@ -455,6 +455,7 @@ class RegionEmitter(ValueEmitter):
     def b_refetch(self) -> None:
         """Leave by the next instruction's record: this region itself may be retired by now."""
         self.emit('fence syncscope("singlethread") seq_cst')
+        self.guard(self.compare("eq", self.read_field("peer_count"), "0"))  # else it may wait
         if mutants.armed("M36") and self.site.end in self.selection.sites:
             self.settle_count(1)
             self.jump_to(f"b{self.site.end}")

@@ -16,7 +16,7 @@ Read next: `runtime_tracking.py`, `runtime_fetch.py`.
 from __future__ import annotations
 
 from jit_proc.offsets import *
-from jit_proc.runtime_tracking import note_store, note_writer
+from jit_proc.runtime_tracking import begin_store, note_store, note_writer
 from protocol.riscv.isa import routine
 from protocol.riscv.mmu import NOWHERE, translate
 from protocol.riscv.words import *
@@ -54,6 +54,8 @@ def physical_compare_swap(address, old, new):
     offset = address - peek(slot, 8)
     done = False
     if peek(slot + 32, 8) != 0:
+        if UNTRACKED_WALK == 0:
+            begin_store()
         done = host_compare_swap(offset + peek(slot + 16, 8), old, new)
         if UNTRACKED_WALK == 0:  # M8: page tables are no code
             note_store(peek(slot + 24, 8) + (offset >> 12) * PAGE_BYTES, address & 4095, 8)
@@ -279,6 +281,7 @@ def store_part(address, value, size):
         enter_fault(hart.fault_cause, address)
     if place != 0:
         page = hart.fault_page
+        begin_store()
         poke(place, value, size)
         note_store(page, address & 4095, size)
         return

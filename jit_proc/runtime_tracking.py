@@ -18,6 +18,11 @@ Invariants:
   looks at `lines` after the bytes are visible, whoever decodes marks `lines` before it reads: one
   of the two sees the other.
 
+- **fence.i waits for stores under way.** Bytes are visible before what was made of the old ones is
+  taken back, and another hart may see them by a load. So a store over code is announced (`storing`)
+  before its bytes, until records are taken back; `exit_lines` goes on until its regions are. A
+  fence.i of another hart is executed again, with a look at calls between, until neither is set.
+
 Read next: `runtime_fetch.py` (who decodes), `cpu_proc/records.py` (the machine's side).
 """
 
@@ -121,6 +126,31 @@ def note_write(page, offset, size):
 
 
 @routine(pure=True)
+def begin_store():
+    """A store that may be over code is about to be visible; `note_store` ends what begins here."""
+    if hart.peer_count != 0:
+        hart.storing = 1
+        fence()
+
+
+@routine(pure=True)
+def stores_done():
+    """Whether all code is taken back whose new bytes this hart may have seen: fence.i waits for it.
+
+    A hart need not be told of a store; it may read the code's bytes until they are new.
+    """
+    if peek(hart.control + CONTROL_STORING, 8) != 0:
+        return 0
+    i = 0
+    while i < hart.peer_count:
+        peer = hart.peers[i]
+        if peek(peer + STORING, 8) != 0 or peek(peer + EXIT_LINES, 8) != 0:
+            return 0
+        i += 1
+    return 1
+
+
+@routine(pure=True)
 def note_store(page, offset, size):
     """`note_write` for a store of this hart: with region code in its lines, the hart leaves."""
     regions = note_write(page, offset, size)
@@ -130,6 +160,8 @@ def note_store(page, offset, size):
         hart.exit_page = page
         hart.exit_lines = hart.exit_lines | regions
         hart.limit = 0
+    if hart.peer_count != 0:
+        hart.storing = 0
 
 
 @routine(pure=True)

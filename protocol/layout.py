@@ -245,6 +245,7 @@ HART = Struct(
     ("control", "address of the control page. Writer: machine"),
     ("peer_count", "how many other harts. Writer: machine"),
     ("peers", "addresses of the other harts' structures. Writer: machine", MAX_HARTS - 1),
+    ("storing", "1 while new bytes of code may be visible whose records are not taken back yet"),
     ("tick", "`tick` of the control page when this hart last held no handler's address"),
     ("idle", "1 while the hart is out of native code"),
     ("poll", "nanoseconds to look for an interrupt before a sleep. Writers: hart, machine"),
@@ -321,6 +322,7 @@ CONTROL = Struct(
     ("harts", "offset of the first Hart in the segment"),
     ("hart_stride", "bytes from one Hart to the next"),
     ("hart_count", "how many harts"),
+    ("storing", "writes by devices and the host that are under way, as in Hart. Writer: machine"),
     ("tick", "counts the times that records were taken back. Writer: any hart, atomically"),
 )
 

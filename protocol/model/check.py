@@ -53,6 +53,8 @@ CASES = (
     Case("session", "code space full", "CAP=1 STORES=1 REQS=3 RUNS=1"),
     Case("session", "epochs that wrap", "RESETS=3 REQS=1 RUNS=1 EMOD=3 EPOCH0=2", quick=True),
     Case("harts", "decoding beside stores", "REGIONS=0 ONE_PAGE=1 ACTS=3", quick=True),
+    Case("harts", "code bytes polled", "REGIONS=0 ONE_PAGE=1 POLL"),
+    Case("harts", "code bytes polled: regions", f"{_REGIONS} ONE_PAGE=1 POLL"),
     Case("harts", "regions beside stores", f"{_REGIONS} REGIONS=1"),
     Case("harts", "records and regions", "ONE_PAGE=1 ACTS=2"),
     Case("harts", "publication beside retirement", f"{_REGIONS} REGIONS=2 ONE_PAGE=1"),
@@ -83,6 +85,8 @@ CASES = (
     Case("session", "reset retires nothing", "RESETS=1 REQS=1", "M37", quick=True),
     Case("harts", "link patched in two stores", f"{_REGIONS} REGIONS=2", "M40"),
     Case("harts", "record patched under a hart", "REGIONS=0 ONE_PAGE=1", "TORN", quick=True),
+    Case("harts", "fence.i does not wait", "REGIONS=0 ONE_PAGE=1 POLL", "NOWAIT", quick=True),
+    Case("harts", "fence.i does not wait: regions", f"{_REGIONS} ONE_PAGE=1 POLL", "NOWAIT"),
     Case("session", "old incarnation's answer", "CRASHES=1 REQS=1", "M41", quick=True),
     Case("session", "retirement not waited for", "RESETS=1 REQS=1", "M42", quick=True),
     Case("session", "store without bytes in key", "STORES=2 REQS=2", "M43", quick=True),
@@ -91,12 +95,6 @@ CASES = (
     Case("session", "generation of when served", "BYTES=0 STORES=1 REQS=1", "M47", quick=True),
     Case("harts", "second event dropped", f"{_REGIONS} REGIONS=2 STORES=0 STRADDLES=1", "M48"),
 )
-
-WINDOW = (
-    Case("harts", "code bytes polled: records", "REGIONS=0 ONE_PAGE=1", "POLL"),
-    Case("harts", "code bytes polled: regions", f"{_REGIONS} ONE_PAGE=1", "POLL"),
-)
-"""Not a mistake of the contract, which speaks of stores that are complete: what is beyond it."""
 
 
 @dataclass(frozen=True)
@@ -184,15 +182,13 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m protocol.model.check", description=__doc__)
     parser.add_argument("names", nargs="*", help="mutants (M31) or models (session) to check only")
     parser.add_argument("--keep", type=Path, help="folder in which models and trails are left")
-    parser.add_argument("--window", action="store_true", help="show a store's window (README.md)")
     options = parser.parse_args(words)
     if missing():
         print(f"model: {' and '.join(missing())} needed: apt-get install spin gcc", file=sys.stderr)
         return 2
-    cases = WINDOW if options.window else CASES
     chosen = [
         case
-        for case in cases
+        for case in CASES
         if not options.names or {case.model, case.mutant} & set(options.names)
     ]
     if not chosen:

@@ -60,6 +60,7 @@ byte tick = 0;
 byte hart_tick[HARTS];
 bool idle[HARTS] = true;     /* out of native code */
 bool called[HARTS];          /* `limit` is 0 */
+bool storing[HARTS];         /* bytes may be new whose code is not taken back */
 bool fast[HARTS * PAGES];    /* TLB: stores need not look at `lines` */
 byte inside[HARTS] = NONE;   /* the region a hart is in */
 byte need[HARTS * PAGES];    /* ghost: the oldest version it may execute */
@@ -227,6 +228,7 @@ inline note_store(h, p) {
 
 /* The bytes change. By an entry of the TLB that does not know of tracking nothing more happens. */
 inline store(h, p) {
+    if :: !f -> storing[h] = true :: else fi;
     d_step { version[p]++; v = version[p] };
     if
     :: f
@@ -271,6 +273,11 @@ inline retire_regions(p) {
 #define CALL_ALL called[0] = true; called[1] = true
 #endif
 
+#ifdef NOWAIT
+#define MAY_FENCE true
+#else
+#define MAY_FENCE !storing[1 - h]
+#endif
 #define MAY_GO acts < ACTS && !called[h]
 #ifdef POLL
 #define FENCE_TELLS (need[AT(h, 0)] < version[0] || need[AT(h, 1)] < version[1])
@@ -334,7 +341,7 @@ proctype Hart(byte h) {
         :: atomic { MAY_GO && !fast[AT(h, 0)] && !lines[0] ->      /* a TLB entry is filled */
              fast[AT(h, 0)] = true }
 #endif
-        :: d_step { MAY_GO && FENCE_TELLS ->                       /* fence.i */
+        :: d_step { MAY_GO && FENCE_TELLS && MAY_FENCE ->          /* fence.i */
              acts++;
 #ifdef POLL
              need[AT(h, 0)] = version[0];
@@ -357,6 +364,7 @@ stored:     idle[h] = (exit_page != NONE);
 #ifdef M28
             cache[AT(h, w)] = NONE;
 #endif
+            storing[h] = false;
             complete(h, w, v)
         :: false ->
 straddled:  idle[h] = true;
@@ -365,6 +373,7 @@ straddled:  idle[h] = true;
             :: exit_page != NONE && exit_page != PAGES -> retire_regions(exit_page)
             :: else
             fi;
+            storing[h] = false;
             complete(h, 0, w);
             complete(h, 1, kept);
             kept = NONE

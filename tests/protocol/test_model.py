@@ -35,7 +35,7 @@ def test_each_mistake_of_the_protocol_has_a_search():
     searched = {case.mutant for case in CASES}
 
     assert {f"M{n}" for n in PROTOCOL_CLASSES} <= searched
-    assert searched <= {"", "TORN", "M35E", *MUTANTS}
+    assert searched <= {"", "TORN", "NOWAIT", "M35E", *MUTANTS}
 
 
 def test_each_switch_changes_its_model():

@@ -12,8 +12,10 @@ Invariants:
   copy, the rarer the answer that comes too late. They are checked against the counters before and
   after reading, and once more before the code is placed.
 - A job that is no longer live leaves nothing in the code segment and gets no answer.
-- A retirement is answered after the old segment is closed and no running job of an older epoch is
-  left in `_running`; `live_older` counts them by looking.
+- A retirement is answered after the old segment is put away, where nothing can be placed in it any
+  more, and no running job of an older epoch is left in `_running`; `live_older` counts them by
+  looking. All harts wait for the answer: the new segment was made before, the old one is closed
+  after (`_tidy`).
 - A machine that ends without a word is noticed by its process's end: its memory is let go.
 - What a worker says is checked as what a machine says is; a wrong answer is a refusal, not an end.
 
@@ -22,6 +24,7 @@ Read next: `protocol/session_translator.py`, `pool.py`, `machine_view.py`, `code
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -165,6 +168,8 @@ class Broker:
         self._running: dict[int, _Running | _Build] = {}
         self._tickets = count(1)
         self._watched: set[int] = set()
+        self._spare: CodeSpace | None = None
+        self._put_away: list[CodeSpace] = []
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = ""
         self._stop_at = 0.0
@@ -201,14 +206,34 @@ class Broker:
             self._count()
             if not self._stopping:
                 self._feed()
+            self._tidy()
 
     def close(self) -> None:
         """Say goodbye to all machines, end the workers, give everything back."""
         self._act(self.sessions.close(self._stopping or "the translator ends"))
         self.pool.close()
+        self._tidy()
+        if self._spare is not None:
+            self._spare.close()
         self.server.close()
         self.store.close()
         os.close(self._wake)
+
+    # --- segments ------------------------------------------------------------------------------
+
+    def _new_space(self) -> CodeSpace:
+        """An empty code segment. Raises OSError."""
+        space, self._spare = self._spare, None
+        return space if space is not None else CodeSpace(self.options.code_space)
+
+    def _tidy(self) -> None:
+        """While nobody waits: close what was put away, have a segment ready for a retirement."""
+        for space in self._put_away:
+            space.close()
+        self._put_away.clear()
+        if self._machines and self._spare is None:
+            with contextlib.suppress(OSError):  # who needs one will be told
+                self._spare = CodeSpace(self.options.code_space)
 
     # --- the loop's parts ----------------------------------------------------------------------
 
@@ -407,12 +432,12 @@ class Broker:
         machine = self._machines[session]
         old = machine.code
         try:
-            machine.code = CodeSpace(self.options.code_space)
+            machine.code = self._new_space()
         except OSError as error:
             self._act(self.sessions.retire_failed(session, str(error)))
             return
         images, used = old.images, old.used
-        old.close()
+        self._put_away.append(old)
         machine.arrived.clear()
         alive = sum(
             isinstance(one, _Running)

@@ -233,9 +233,6 @@ class MachineSession:
             return [Send(Retire(self.session, epoch, cause))]
         self._requests.clear()
         actions: list[MachineAction] = []
-        if self.code is not None:
-            self.code = None
-            actions.append(DropCode())
         if self.state in _WELCOMED:
             self.state = "retiring"
             self._spent_epoch = epoch
@@ -243,6 +240,9 @@ class MachineSession:
                 Send(Retire(self.session, epoch, cause)),
                 SetTimer("retire", self._deadlines.retire),
             ]
+        if self.code is not None:  # last: it takes its time, and the translator is at work by now
+            self.code = None
+            actions.append(DropCode())
         return actions
 
     def ask_engine(self, key: str) -> list[MachineAction]:

@@ -228,9 +228,9 @@ def test_retirement_drops_everything_and_waits_for_its_answer():
     request = asked(machine)
     actions = machine.retire(6, "system_reset")
     assert actions == [
-        DropCode(),
         Send(Retire(1, 6, "system_reset")),
         SetTimer("retire", DEADLINES.retire),
+        DropCode(),
     ]
     assert not may_run(machine)
     assert machine.outstanding == 0

@@ -103,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--nice", type=_nice, default=5, metavar="N", help="workers' niceness (default %(default)s)"
     )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="remember translations by the bytes they were made from, until the service ends",
+    )
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="where engines are kept")
     parser.add_argument(
         "--log-json", action="store_true", help="log JSON objects, one a line, to standard error"
@@ -139,7 +144,16 @@ def run(arguments: list[str] | None = None) -> int:
 
     chosen = {
         name: value
-        for name in ("endpoint", "workers", "code_space", "nice", "cache", "lifter", "engine")
+        for name in (
+            "endpoint",
+            "workers",
+            "code_space",
+            "nice",
+            "cache",
+            "keep",
+            "lifter",
+            "engine",
+        )
         if (value := getattr(asked, name)) is not None
     }
     options = Options(**chosen)

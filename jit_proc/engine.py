@@ -76,8 +76,27 @@ def _decode() -> str:
     return out.text("decode")
 
 
+def _arrive(
+    out: _Special, record: str, bias: str, count: str = "%count", tlb: str = "%tlb"
+) -> None:
+    """Go on at a record that control came to from another page: tier 0's counts the heat.
+
+    Without it, code that is only ever run into from the page before, or jumped to from one that
+    shares its place in the fetch TLB, would never become a region.
+    """
+    handler = out.value(f"load ptr, ptr {record}, align 8")
+    place = out.value(f"ptrtoint ptr {handler} to i64")
+    inside = out.binary("sub", place, out.read_field("engine"))
+    tier0, region = out.new_label(), out.new_label()
+    out.branch_if(out.compare("ult", inside, out.read_field("engine_size")), tier0, region)
+    out.label(tier0)
+    out.tail("@h_way_out", record, count, bias, tlb)
+    out.label(region)
+    out.tail(handler, record, count, bias, tlb)
+
+
 def _page_end() -> str:
-    """Go on at the record's pc by the fetch TLB: the end of a page, or of the scratch array."""
+    """Go on at the record's pc by the fetch TLB: the end of a page."""
     out = _Special()
     look, go = out.new_label(), out.new_label()
     out.branch_if(out.compare("uge", "%count", out.read_field("limit")), look, go, ", !prof !1")
@@ -85,7 +104,7 @@ def _page_end() -> str:
     out.tail("@h_look", "%record", "%count")
     out.label(go)
     record, bias = lookup(out, out.special("pc"), "%count")
-    out.dispatch(record, "%count", bias)
+    _arrive(out, record, bias)
     return out.text("page_end")
 
 
@@ -101,7 +120,14 @@ def _scratch_end() -> str:
     out.label(look)
     out.tail("@h_look_between", "%record", "%count")
     out.label(go)
-    record, bias = lookup(out, out.special("pc"), "%count")
+    pc = out.special("pc")
+    record, bias = lookup(out, pc, "%count")
+    crossed, inside = out.new_label(), out.new_label()
+    # Behind an instruction that stood over a page's edge.
+    out.branch_if(out.compare("eq", out.binary("and", pc, "4095"), "2"), crossed, inside)
+    out.label(crossed)
+    _arrive(out, record, bias)
+    out.label(inside)
     out.dispatch(record, "%count", bias)
     return out.text("scratch_end")
 
@@ -125,12 +151,15 @@ def _to_memory(name: str, pc: str) -> str:
         out.label(leave)
         out.terminate("ret void")
         out.label(stay)
-    out.tail("@h_settle", "%record", "%count")
+    out.tail("@h_settle_far" if name == "far_jump" else "@h_settle", "%record", "%count")
     return out.text(name)
 
 
-def _settle() -> str:
-    """All state is in memory: look at interrupts and requests, then find the record of hart.pc."""
+def _settle(name: str) -> str:
+    """All state is in memory: look at interrupts and requests, then find the record of hart.pc.
+
+    `settle_far`: after a jump; the record's heat is counted.
+    """
     out = _Special()
     again, go, leave, hit, miss, trapped, filled = (out.new_label() for _ in range(7))
     out.jump_to(again)
@@ -169,13 +198,13 @@ def _settle() -> str:
             records = out.value(f"load ptr, ptr {out.address(entry, 8)}, align 8")
             record = out.address(records, out.binary("shl", out.binary("and", pc, "4095"), "3"))
             bias = out.load_word(out.address(entry, 16))
+        if name == "settle_far":
+            # What is jumped to by way of a miss is counted as what is found at once.
+            _arrive(out, record, bias, count, tlb)
+            continue
         handler = out.value(f"load ptr, ptr {record}, align 8")
-        out.emit(
-            f"musttail call preserve_nonecc void {handler}(ptr %hart, ptr {record}, i64 {bias}, "
-            f"i64 {count}, ptr {tlb})"
-        )
-        out.terminate("ret void")
-    return out.text("settle")
+        out.tail(handler, record, count, bias, tlb)
+    return out.text(name)
 
 
 def _straddle() -> str:
@@ -384,7 +413,8 @@ def text(*, tracking: bool = True) -> str:
         _decode(),
         _page_end(),
         _scratch_end(),
-        _settle(),
+        _settle("settle"),
+        _settle("settle_far"),
         _straddle(),
         _execute_one(),
         _step(),

@@ -288,10 +288,12 @@ class HotEmitter(ValueEmitter):
     def counted(self) -> str:
         return self.binary("add", "%count", "1")
 
-    def tail(self, target: str, record: str, count: str, bias: str = "%bias") -> None:
+    def tail(
+        self, target: str, record: str, count: str, bias: str = "%bias", tlb: str = "%tlb"
+    ) -> None:
         self.emit(
             f"musttail call preserve_nonecc void {target}(ptr %hart, ptr {record}, i64 {bias}, "
-            f"i64 {count}, ptr %tlb)"
+            f"i64 {count}, ptr {tlb})"
         )
         self.terminate("ret void")
 

@@ -1,10 +1,10 @@
-"""Translations kept beyond their request: what fault switches add, each with something wrong in its
-key.
+"""Translations kept beyond their request, if that is asked for; and the mistakes to be made there.
 
 The problem: translating is a pure function of (bytes, entries, state word, backend with its
-options, ISA, layout, compiler, host). Whoever keeps results must have all of it in the key. This
-translator keeps none, so that mistakes in such a key cannot be made here; to show that the
-scenarios would see them, the switches add the store, and leave out of its key:
+options, ISA, layout, compiler, host). Whoever keeps results must have all of it in the key. With
+`--keep`, a broker remembers what its workers made, by the first four: the rest stays as it is for a
+process's life. Normally nothing is kept, so mistakes in such a key cannot be made; to show that the
+scenarios would see them, fault switches add the store, and leave out of its key:
 
 - M43: the page's bytes but for the lines of the entries: two bodies that begin alike are one.
 - M25: all bits of the bytes' hash but four: equal hashes are taken for equal bytes.
@@ -15,7 +15,8 @@ scenarios would see them, the switches add the store, and leave out of its key:
 What is found is answered as if it had been made from the bytes asked about: their identity, too, is
 computed anew. A machine that compares it cannot notice.
 
-Invariant: `made()` is None unless one of the switches is on.
+Invariants: `made()` is None unless the store is asked for, or one of the switches is on. The key of
+what was asked for has all of the page's bytes. `LIMIT` regions are kept, the latest.
 
 Read next: `service.py` (`_feed`, `_answer`), `protocol/mutants.py`.
 """
@@ -35,10 +36,11 @@ from protocol.mutants import armed
 SWITCHES = ("M25", "M26", "M43", "M45")
 _HEADER = 4  # bytes of a frame's length, before its body
 _FEW_BITS = 15
+LIMIT = 4096
 
 
 class KeptTranslations:
-    """Regions by a key that leaves something out. `folder`: where those on disk are."""
+    """Regions by a key, complete or, by a switch, not. `folder`: where those on disk are."""
 
     def __init__(self, folder: Path, toolchain: str) -> None:
         """`toolchain`: what else decides the code, for the store on disk."""
@@ -62,6 +64,8 @@ class KeptTranslations:
         key = self._key(job)
         if not armed("M45"):
             self._regions[key] = region
+            if len(self._regions) > LIMIT:
+                del self._regions[next(iter(self._regions))]
             return
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd, name = tempfile.mkstemp(dir=self._folder)
@@ -89,6 +93,6 @@ class KeptTranslations:
         return digest.digest()
 
 
-def made(folder: Path, toolchain: str) -> KeptTranslations | None:
-    """A store, if a mistake that needs it is switched on."""
-    return KeptTranslations(folder, toolchain) if any(map(armed, SWITCHES)) else None
+def made(folder: Path, toolchain: str, keep: bool) -> KeptTranslations | None:
+    """A store, if it is asked for, or a mistake that needs it is switched on."""
+    return KeptTranslations(folder, toolchain) if keep or any(map(armed, SWITCHES)) else None

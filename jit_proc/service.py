@@ -88,7 +88,9 @@ log = get_logger("translator")
 
 @dataclass(frozen=True)
 class Options:
-    """How a translator is run. `code_space` in bytes, a segment for each machine and epoch."""
+    """How a translator is run. `code_space` in bytes, a segment for each machine and epoch; `keep`:
+    remember translations by what they were made from.
+    """
 
     endpoint: str = field(default_factory=default_endpoint)
     workers: int = 1
@@ -97,6 +99,7 @@ class Options:
     lifter: str = DEFAULT_LIFTER
     engine: str = DEFAULT_ENGINE
     cache: Path | None = None
+    keep: bool = False
 
 
 def make_pool(options: Options) -> Pool:
@@ -160,7 +163,7 @@ class Broker:
         )
         self.sessions = TranslatorSessions(description)
         self.store = EngineStore(options.cache)
-        self.kept = kept_translations.made(self.store.folder, current_engine_key())
+        self.kept = kept_translations.made(self.store.folder, current_engine_key(), options.keep)
         self.pool = make_pool(options)
         self._timers = Timers()
         self._machines: dict[int, _Machine] = {}
@@ -286,13 +289,13 @@ class Broker:
             except Unreadable as error:
                 self._act(self.sessions.rejected(job, error.reason, error.text))
                 continue
-            ticket = next(self._tickets)
-            self._running[ticket] = _Running(job, content, min(_U32, int(waited * 1e6)))
             pure = work.Job(asked.page, content, asked.entries, asked.state_word, job.backend)
             kept = self.kept.find(pure) if self.kept is not None else None
             if kept is not None:
                 self._act(self._answer(_Running(job, content, 0), kept))
                 continue
+            ticket = next(self._tickets)
+            self._running[ticket] = _Running(job, content, min(_U32, int(waited * 1e6)))
             self.pool.submit(ticket, pure)
 
     def _count(self) -> None:

@@ -18,7 +18,6 @@ Read next: `jit_proc/runtime_tracking.py` (the native side), `retirement.py` (ev
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -63,17 +62,9 @@ NoteWrite = Callable[[int, int, int], int]
 DropArrays = Callable[[int, int, int, int], int]
 """The engine's `drop_arrays`: first array, end, first page descriptor, end."""
 
-FEW = 500  # pages with regions whose objects take no time to free
-
 
 def _no_engine(*_: int) -> int:
     raise AssertionError("no engine is mapped yet")
-
-
-def _let_go(regions: dict[int, list[Region]]) -> None:
-    """Free what a machine knew of its regions, by and by: other threads run in between."""
-    while regions:
-        regions.popitem()
 
 
 class Records:
@@ -94,6 +85,7 @@ class Records:
         self.regions: dict[int, list[Region]] = {}
         self.watched: dict[int, int] = {}  # page -> lines that must be told of stores
         self.region_count = 0
+        self._gone: list[dict[int, list[Region]]] = []  # dropped; freed page by page
 
     # --- memory ----------------------------------------------------------------------------
 
@@ -205,6 +197,10 @@ class Records:
             native.words(array + slot * RECORD_SIZE, 1)[0] = address
         self.regions.setdefault(page, []).append(region)
         self.region_count += 1
+        if self._gone:  # one page for one region: what is kept for this never grows
+            self._gone[-1].popitem()
+            if not self._gone[-1]:
+                self._gone.pop()
         return region
 
     # --- everything --------------------------------------------------------------------------
@@ -214,7 +210,7 @@ class Records:
 
         Generations stay: what was asked for before is told apart by them and by the epoch. Takes
         no time to speak of, however much there is: the arrays' memory is kept for those to come,
-        and what was known of regions is let go of beside the machine's work.
+        and what was known of regions is let go of piece by piece, when new ones are published.
         Returns the number of arrays dropped.
         """
         count = 0
@@ -225,9 +221,9 @@ class Records:
         for page, lines in self.watched.items():
             self._pages[page * _WORDS + _LINES] = lines
             self._pages[page * _WORDS + _REGION_LINES] = lines
-        regions, self.regions = self.regions, {}
-        if len(regions) > FEW:
-            threading.Thread(target=_let_go, args=(regions,), name="regions", daemon=True).start()
+        if self.regions:
+            self._gone.append(self.regions)
+            self.regions = {}
         self.region_count = 0
         return count
 

@@ -9,7 +9,10 @@ run code made before. One place does it, in one order, with every hart out of na
 4. have the translator forget (RETIRE, RETIRED with a deadline; after it the translator is dead and
    the machine runs on in tier 0), and replace the code segment: the old one is unmapped.
 
-Only then does a hart run. Read next: `protocol/SPEC.md` (the contract), `translator.py` (step 4).
+The translator is told right after 1, and works while 2 and 3 are done; nothing of its answer can be
+used before all four are. Only then does a hart run.
+
+Read next: `protocol/SPEC.md` (the contract), `translator.py` (step 4).
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ class Event:
     """One retirement. `when`: seconds since the machine was made; `ms`: how long it took.
 
     Of everything: `waited_ms` from the call to the last hart out of native code, before that;
-    `records_ms` for records and lookups, `translator_ms` until the translator had let go, within.
+    `records_ms` for records and lookups, `translator_ms` until the translator had let go, within;
+    the two overlap.
     """
 
     when: float
@@ -68,6 +72,8 @@ class Retirement:
             self.epoch = (self.epoch + 1) & MASK
             machine.control.words.epoch = self.epoch
             log.info("epoch_bumped", epoch=self.epoch, cause=cause)
+            link = machine.translator
+            told = link.begin_retirement(self.epoch, cause) if link is not None else None
             used = [
                 (start, int(hart.state.pool_next))
                 for hart, (start, _) in zip(machine.harts, machine.pools, strict=True)
@@ -86,8 +92,8 @@ class Retirement:
                 machine.mistakes.everything()
         details: dict[str, Any] = {"pages": arrays, "regions": regions}
         dropped = time.monotonic()
-        if machine.translator is not None:
-            details |= machine.translator.retire(self.epoch, cause)
+        if link is not None and told is not None:
+            details |= link.end_retirement(self.epoch, told)
         ended = time.monotonic()
         event = Event(
             when=ended - self._start,
@@ -96,7 +102,7 @@ class Retirement:
             ms=(ended - began) * 1e3,
             waited_ms=(began - machine.safe_point.called) * 1e3,
             records_ms=(dropped - began) * 1e3,
-            translator_ms=(ended - dropped) * 1e3,
+            translator_ms=(ended - began) * 1e3 if link is not None else 0.0,
             details=details,
         )
         self._enter(event)

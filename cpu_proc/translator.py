@@ -8,9 +8,9 @@ publication, a retirement because the translator is lost - it posts for the next
 Invariants:
 - Code is published at a safe point, by one check and one store a record: every counter of the
   stamp is what it was, and the bytes hash to what the translator says it read.
-- The code segment is unmapped after the records that pointed into it are gone, before a hart runs
+- The code segment is unmapped, and the records that pointed into it are gone, before a hart runs
   under the new epoch; what still executed there would be a SIGSEGV.
-- `retire` returns when the translator has acknowledged, or is given up.
+- `end_retirement` returns when the translator has acknowledged, or is given up.
 
 Read next: `retirement.py`, `protocol/session_machine.py`.
 """
@@ -127,14 +127,22 @@ class TranslatorLink:
         self._put(("quiet", quiet))
         return quiet.wait(seconds)
 
-    def retire(self, epoch: int, cause: str) -> dict[str, Any]:
-        """Have the translator forget all before `epoch`; what it says it dropped.
+    def begin_retirement(self, epoch: int, cause: str) -> threading.Event:
+        """Tell the translator to forget all before `epoch`, at a safe point; what to wait for.
 
-        Called at a safe point, after the records are gone. Afterwards no older code is mapped.
+        Any time from now on the code segment is unmapped: no hart may run before `end_retirement`,
+        and no record may point there then.
         """
         settled = threading.Event()
         self._retired = {}
         self._put(("retire", epoch, cause, settled))
+        return settled
+
+    def end_retirement(self, epoch: int, settled: threading.Event) -> dict[str, Any]:
+        """Wait for what was begun; what the translator says it dropped.
+
+        Called after the records are gone. Afterwards no older code is mapped.
+        """
         if not self._thread.is_alive() or not settled.wait(RETIRE_PATIENCE):
             log.warning("retirement_unanswered", epoch=epoch)
             self._drop_code()

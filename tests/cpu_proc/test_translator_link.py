@@ -218,9 +218,16 @@ def test_the_segment_is_mapped_for_reading_and_executing(world):
     assert world.link.incarnation == 7
 
 
+def retire(world: Any) -> dict[str, Any]:
+    """Retire everything before epoch 6."""
+    told = world.link.begin_retirement(6, "system_reset")
+    answer: dict[str, Any] = world.link.end_retirement(6, told)
+    return answer
+
+
 def test_retirement_unmaps_it_even_when_nobody_answers(world):
     """The thread is not there: the link is as good as dead."""
-    assert world.link.retire(6, "system_reset") == {}
+    assert retire(world) == {}
     assert not world.code_is_mapped()
     world.deliver(world.message(epoch=6))
     assert world.link.counts["published"] == 0
@@ -239,7 +246,7 @@ def test_retirement_waits_for_the_answer_but_not_for_ever(world, monkeypatch):
     world.link._thread = threading.Thread(target=world.link._main, daemon=True)
     world.link.start()
     assert asked.wait(20)
-    assert world.link.retire(6, "system_reset") == {}
+    assert retire(world) == {}
     assert not world.code_is_mapped()
     over.set()
 
@@ -262,7 +269,7 @@ def test_what_the_translator_dropped_is_told(world, monkeypatch):
         wish[3].set()
 
     monkeypatch.setattr(world.link, "_put", answer)
-    told = world.link.retire(6, "system_reset")
+    told = retire(world)
     assert told == {"queued": 1, "running": 2, "modules": 3, "live_older": 0}
     assert not world.code_is_mapped()
     over.set()

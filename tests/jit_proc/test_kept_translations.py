@@ -32,7 +32,7 @@ FIRST_LINE = b"\1" + bytes(4095)
 def test_what_a_key_leaves_out(mutant: str, taken: Job, told_apart: Job, tmp_path):
     mutants.arm([mutant])
     try:
-        kept = kept_translations.made(tmp_path, "toolchain")
+        kept = kept_translations.made(tmp_path, "toolchain", keep=False)
         assert kept is not None
         assert kept.find(asked()) is None
         kept.keep(asked(), REGION)
@@ -45,7 +45,7 @@ def test_what_a_key_leaves_out(mutant: str, taken: Job, told_apart: Job, tmp_pat
 def test_equal_hashes_of_four_bits_are_soon_found(tmp_path):
     mutants.arm(["M25"])
     try:
-        kept = kept_translations.made(tmp_path, "toolchain")
+        kept = kept_translations.made(tmp_path, "toolchain", keep=False)
         assert kept is not None
         kept.keep(asked(), REGION)
         others = [asked(bytes([n]) * 4096) for n in range(1, 200)]
@@ -55,5 +55,27 @@ def test_equal_hashes_of_four_bits_are_soon_found(tmp_path):
         mutants.arm(())
 
 
+@pytest.mark.parametrize(
+    "other",
+    [asked(LATER_LINE), asked(FIRST_LINE), asked(state_word=1), asked(backend="llvm,level=2")],
+)
+def test_a_key_without_a_mistake_is_whole(other: Job, tmp_path):
+    kept = kept_translations.made(tmp_path, "toolchain", keep=True)
+    assert kept is not None
+    kept.keep(asked(), REGION)
+    assert REGION == kept.find(asked()) == kept.find(asked(page=9))
+    assert kept.find(other) is None
+
+
+def test_the_latest_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_translations, "LIMIT", 2)
+    kept = kept_translations.made(tmp_path, "toolchain", keep=True)
+    assert kept is not None
+    jobs = [asked(state_word=number) for number in range(3)]
+    for job in jobs:
+        kept.keep(job, REGION)
+    assert [kept.find(job) for job in jobs] == [None, REGION, REGION]
+
+
 def test_nothing_is_kept_without_a_switch(tmp_path):
-    assert kept_translations.made(tmp_path, "toolchain") is None
+    assert kept_translations.made(tmp_path, "toolchain", keep=False) is None

@@ -37,11 +37,15 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent / "scenarios"
 PRELUDE = Path(__file__).parent / "prelude.s"
 RAM_BASE = 0x8000_0000
-OPTIONS = ("pflash", "disk", "boot-remap", "svade", "bigram", "wrap", "icount", "aged")
+OPTIONS = (
+    *("pflash", "disk", "boot-remap", "svade", "bigram"),
+    *("wrap", "icount", "aged", "small-space"),
+)
 """`pflash`: both banks in files. `disk`: a virtio-blk drive (`#: disk` text). `boot-remap`: that
 controller. `svade`: no hardware A/D updates. `bigram`: 6 GiB, so that RAM crosses 4 GiB. `wrap`:
 counters begin near their maximum. `icount`: time is counted. `aged`: the program has run before on
-the same caches, without `icount`."""
+the same caches, without `icount`. `small-space`: room for 64 KiB of code, in a translator that is
+no child of the machine's."""
 MAX_HARTS = 4
 
 

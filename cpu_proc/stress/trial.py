@@ -22,6 +22,8 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -32,6 +34,8 @@ from typing import TYPE_CHECKING
 
 from cpu_proc.stress.disturbance import Disturbance
 from cpu_proc.stress.scenario import MODES, RAM_BASE, Mode, Scenario
+from protocol import mutants
+from protocol.generations import MASK, FirstGenerations
 
 if TYPE_CHECKING:
     from cpu_proc.machine import Machine
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 PATIENCE = 60.0  # seconds for a whole trial
 ATTACH_PATIENCE = 20.0  # seconds for the translator to be there
 FLASH_SIZE = 32 << 20
+SMALL_SPACE = "64K"
 DONE = b"k"
 FAILED = b"e"
 
@@ -121,10 +126,15 @@ class Trial:
         self._killed = 0  # the incarnation that `kill` ended
         self._said: list[str] = []
         self._restorations = 0
+        self._service: subprocess.Popen[bytes] | None = None
         self._serial, out = os.pipe()
         os.set_blocking(self._serial, False)
+        first = None
+        if "wrap" in scenario.options:
+            first = FirstGenerations(MASK - 2, MASK - 3, MASK - 7)
         try:
-            self.machine: Machine = Machine(self._options(harts, out))
+            options = self._options(harts, out)
+            self.machine: Machine = Machine(options, first_generations=first)
         finally:
             os.close(out)
         self.verbs: dict[str, Callable[..., bytes | None]] = {
@@ -164,7 +174,19 @@ class Trial:
             path.write_bytes(self._disk())
             drive = VirtioDevice("blk", Drive(str(path)))
             options = replace(options, virtio=(drive,))
+        if "small-space" in wanted and options.translator == "embedded":
+            options = replace(options, translator=self._serve())
         return options
+
+    def _serve(self) -> str:
+        """A translator with little room for code; its endpoint."""
+        from protocol.transport import private_endpoint
+
+        endpoint = private_endpoint()
+        command = [sys.executable, "-m", *mutants.translator_module(), "--parent", str(os.getpid())]
+        command += ["--endpoint", endpoint, "--code-space", SMALL_SPACE]
+        self._service = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        return endpoint
 
     def _disk(self) -> bytes:
         label = self.scenario.disk
@@ -229,6 +251,12 @@ class Trial:
         outcome.said = "\n".join(self._said)
         machine.close()
         os.close(self._serial)
+        if self._service is not None:
+            from protocol.transport import discard_endpoint
+
+            self._service.kill()
+            self._service.wait()
+            discard_endpoint(machine.options.translator)
 
     def _state(self) -> str:
         from cpu_proc.stress import oracle

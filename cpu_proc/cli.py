@@ -143,6 +143,12 @@ def _doctor(words: list[str]) -> int:
     return _with_argparse("doctor", doctor.add_arguments, doctor.run, words)
 
 
+def _explain(words: list[str]) -> int:
+    from cpu_proc import explain_view
+
+    return _with_argparse("explain", explain_view.add_arguments, explain_view.run, words)
+
+
 def _simulate(words: list[str]) -> int:
     from protocol.simulate import cli
 
@@ -179,6 +185,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "translator": ("run a translator as a service for many machines", _translator),
     "backends": ("list what translates guests' code, with options", _backends),
     "doctor": ("tell whether this computer has what a machine needs", _doctor),
+    "explain": ("show what a run retired, when, why and by whom", _explain),
     "simulate": ("search the protocol between machine and translator for mistakes", _simulate),
     "stress": ("let guests look for stale code, for as long as you like", _stress),
 }

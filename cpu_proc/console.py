@@ -83,6 +83,12 @@ class Host(Protocol):
     def snapshot(self, command: str) -> str:
         """`save FILE` or `restore FILE`; what to tell the user."""
 
+    def explain_events(self, argument: str) -> str:
+        """What was retired last, a line each; `argument`: how many, empty for some."""
+
+    def explain_totals(self) -> str:
+        """What was retired in all."""
+
     def status(self) -> str:
         """One line on what the machine is doing."""
 
@@ -130,6 +136,7 @@ class Monitor:
         self._commands: dict[str, tuple[str, Callable[[], str]]] = {
             "help": ("this list", self._help),
             "info status": ("what the machine is doing", host.status),
+            "info retirement": ("what was retired, in all", host.explain_totals),
             "system_reset": ("reset the machine", self._reset),
             "quit": ("leave the emulator", self._quit),
         }
@@ -141,6 +148,11 @@ class Monitor:
                 host.snapshot,
             ),
         }
+        self._with_argument["explain"] = (
+            "[N]",
+            "the last N retirements: who, where, what",
+            host.explain_events,
+        )
         self._aliases = {"?": "help", "q": "quit", "info": "info status", "exit": "quit"}
 
     def open(self) -> str:
@@ -175,7 +187,7 @@ class Monitor:
         word, _, argument = name.partition(" ")
         if word in self._with_argument:
             notation, _, function = self._with_argument[word]
-            if not argument:
+            if not argument and not notation.startswith("["):
                 return f"{word}: {notation} is expected\n"
             answer = function(argument)
         elif name in self._commands:

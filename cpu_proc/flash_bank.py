@@ -140,7 +140,9 @@ class FlashBank:
     def write(self, offset: int, data: bytes) -> None:
         """Change the array: bytes, code made from them, the file."""
         self._fill()
-        self._memory.write_backing(self._backing, offset, data)
+        erase = len(data) > 4096 and data.count(0xFF) == len(data)
+        did = f"{self._backing.name} {'erase' if erase else 'program'}"
+        self._memory.write_backing(self._backing, offset, data, did)
         if self._store is not None:
             try:
                 self._store.write(offset, data)

@@ -22,14 +22,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cpu_proc import culprit, explain, loader, mistakes
 from cpu_proc import engine as engines
-from cpu_proc import loader, mistakes
 from cpu_proc.board import RAM_BASE, RESET_VECTOR, ROM_BASE, ROM_SIZE, Board
 from cpu_proc.console import Console
+from cpu_proc.culprit import Culprits, Who
 from cpu_proc.hart import NEVER, TICK_NS, Hart
 from cpu_proc.host_api import HostApi
 from cpu_proc.memory_map import Backing, MemoryMap
-from cpu_proc.records import Records
+from cpu_proc.records import Records, lines_of
 from cpu_proc.retirement import Retirement
 from cpu_proc.safe_point import SafePoint
 from cpu_proc.segments import ControlSegment, GuestMemory
@@ -45,6 +46,7 @@ from protocol.logs import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cpu_proc.explain_file import ExplainFile
     from cpu_proc.htif import Htif
     from cpu_proc.options import RunOptions
     from cpu_proc.translator import Swap, TranslatorLink
@@ -67,6 +69,7 @@ class Machine:
         """`first_generations`: for tests, where the counters begin. Raises UserError."""
         self.options = options
         self.lock = threading.RLock()
+        self._made = False
         self.plan = loader.plan(options)
         self.engine = engines.load()
         sizes = {"ram": options.ram_size, "rom": ROM_SIZE, "flash0": BANK_SIZE, "flash1": BANK_SIZE}
@@ -81,6 +84,8 @@ class Machine:
             on_storing=self._storing,
         )
         self.safe_point = SafePoint()
+        self.culprits = Culprits(self.memory, self.safe_point)
+        self.safe_point.whose = self.culprits.current
         self.harts = [
             Hart(i, address, self.engine, self.memory, self)
             for i, address in enumerate(self.control.hart_addresses)
@@ -114,6 +119,12 @@ class Machine:
             self.records.set_generations(first_generations.page_generation)
             self.memory.generation = first_generations.map_generation
             self.control.words.map_generation = first_generations.map_generation
+        self.explain: ExplainFile | None = None
+        if options.explain is not None:
+            from cpu_proc.explain_file import ExplainFile
+
+            self.explain = ExplainFile(self, options.explain)
+        self._made = True
 
     def _share_records(self) -> None:
         """Give each hart its scratch array and its part of the arrays' memory."""
@@ -188,9 +199,10 @@ class Machine:
                 hart.state.fatal = int(self.options.fatal != "none")
             if self.htif is not None:
                 self.htif.reset()
-            self.plan.copy(self.memory.write_rom, fresh=fresh)
-            self.memory.write_rom(self.plan.dtb_address, self._tree)
-            self.memory.write_rom(ROM_BASE, self.board.rom(self.plan))
+            write = functools.partial(self.memory.write_rom, did="image copy")
+            self.plan.copy(write, fresh=fresh)
+            write(self.plan.dtb_address, self._tree)
+            write(ROM_BASE, self.board.rom(self.plan))
 
     def dump_device_tree(self, path: str) -> None:
         """Write the device tree to a file. Raises UserError if that cannot be done."""
@@ -216,6 +228,8 @@ class Machine:
             thread.join(5.0)
         if self.translator is not None:
             self.translator.close()
+        if self.explain is not None:
+            self.explain.close()
         try:
             self.board.close()
         finally:
@@ -303,6 +317,14 @@ class Machine:
             return str(error)
         return "snapshot: save FILE or restore FILE is expected"
 
+    def explain_events(self, argument: str) -> str:
+        """The monitor's `explain [N]`."""
+        return explain.events(self, argument)
+
+    def explain_totals(self) -> str:
+        """The monitor's `info retirement`."""
+        return explain.totals(self)
+
     def request_quit(self) -> None:
         """The user wants out."""
         self.end(0)
@@ -349,6 +371,7 @@ class Machine:
 
     def _hart_loop(self, hart: Hart) -> None:
         self.safe_point.join()
+        self.culprits.join(hart)
         try:
             while not self._ended.is_set():
                 self.safe_point.enter(hart)
@@ -408,6 +431,7 @@ class Machine:
         state.irq, state.mtimecmp = lines, timer
         state.fatal = int(self.options.fatal != "none")
         hart.wake.set()
+        self.retirement.note("hart_reset", hart=hart.index)
         log.info("hart_reset", hart=hart.index, pc=int(state.pc))
 
     @staticmethod
@@ -462,13 +486,18 @@ class Machine:
         with self.lock:
             page = self.records.page_of(state.exit_page)
             if state.exit_page == 0:
-                for number in list(self.records.regions):
-                    self.records.retire_regions(number, NEVER)
+                self._serve_two_pages(hart)
             elif page is not None:
+                more = explain.before_store(self, hart, page)
                 retired = self.records.retire_regions(page, state.exit_lines)
                 if retired:
                     self.retirement.note(
-                        "guest_store", page=page, regions=retired, pc=int(state.pc)
+                        "guest_store",
+                        Who("hart", did="store", hart=hart.index, pc=more.pop("pc")),
+                        explain.where(self, page, **more),
+                        page=page,
+                        regions=retired,
+                        pc=int(state.pc),
                     )
             if page is not None and self.records.generation(page) == 0:
                 self._wrapped()
@@ -479,12 +508,21 @@ class Machine:
         if self.mistakes is not None:
             self.mistakes.stored(hart)
 
+    def _serve_two_pages(self, hart: Hart) -> None:
+        """One instruction wrote to code in two pages, and the hart names neither."""
+        count = sum(self.records.retire_regions(page, NEVER) for page in list(self.records.regions))
+        pc = culprit.store_pc(hart.state)
+        who = Who("hart", did="store over a page's edge", hart=hart.index, pc=pc)
+        self.retirement.note("guest_store", who, regions=count, pc=int(hart.state.pc))
+
     def _serve_htif(self) -> None:
         if self.htif is None:
             return
         action = self.htif.check(
             lambda address: int.from_bytes(self.memory.read(address, 8), "little"),
-            lambda address, value: self.memory.write(address, value.to_bytes(8, "little")),
+            lambda address, value: self.memory.write(
+                address, value.to_bytes(8, "little"), "answer of HTIF"
+            ),
             self.memory.read,
         )
         if action is not None:
@@ -506,11 +544,16 @@ class Machine:
         while offset < end:
             part = min(end - offset, PAGE_SIZE - offset % PAGE_SIZE)
             page = backing.page(offset)
-            regions = self.records.region_count
             known = offset // PAGE_SIZE in pages
+            before = self.records.generation(page)
             if known and self.records.written(page, offset % PAGE_SIZE, part):
-                regions -= self.records.region_count
-                self.retirement.note("memory_write", page=page, regions=regions)
+                self.retirement.note(
+                    "memory_write",
+                    self.culprits.current(self.memory.doing),
+                    explain.where(self, page, before, lines=lines_of(offset % PAGE_SIZE, part)),
+                    page=page,
+                    regions=len(self.records.gone),
+                )
                 if self.records.generation(page) == 0:
                     self._wrapped()
             offset += part
@@ -537,6 +580,10 @@ class Machine:
             self._wrapped()
         for hart in self.harts:
             hart.load_map(self.control.pages_address, self.guest.segment.address)
+        if self._made:
+            self.retirement.note(
+                "remap", more=explain.map_change(self, generation), generation=generation
+            )
 
 
 def run(options: RunOptions) -> int:

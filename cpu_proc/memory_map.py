@@ -77,6 +77,11 @@ class MemoryMap:
         self.on_commit = on_commit
         self.on_storing = on_storing
         self.generation = 0
+        self.serving: Window | None = None
+        """The device whose register is accessed; whoever accesses one holds the lock."""
+        self.doing = ""  # what the write is that `on_write` is told of
+        self.former: tuple[Slot, ...] = ()
+        """The slots before the last commit."""
         self._table = _Table((), ())
         self._layers: Layers = {}
 
@@ -115,6 +120,7 @@ class MemoryMap:
             if memory > MAX_SLOTS:
                 raise MapError(f"{memory} ranges of memory, at most {MAX_SLOTS} are supported")
             self._layers = change.layers
+            self.former = self._table.slots
             self._table = _Table(tuple(slot.base for slot in slots), slots)
             self.generation = (self.generation + 1) & MASK
             self.on_commit(self.generation)
@@ -162,18 +168,25 @@ class MemoryMap:
         ]
         return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
 
-    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+    def write(self, address: int, data: bytes | bytearray | memoryview, did: str = "DMA") -> None:
         """Store `data` in RAM, as DMA does. Raises `AccessFault`, having stored nothing."""
+        self.doing = did
         # M3: DMA takes the bytes for data.
         self._store(address, data, rom=False, told=not mutants.armed("M3"))
 
-    def write_rom(self, address: int, data: bytes | bytearray | memoryview) -> None:
+    def write_rom(
+        self, address: int, data: bytes | bytearray | memoryview, did: str = "debugger's write"
+    ) -> None:
         """Store `data` in RAM or ROM: the loader's images, and a debugger's patches."""
+        self.doing = did
         # M5: a debugger is trusted to know what it does.
         self._store(address, data, rom=True, told=not mutants.armed("M5"))
 
-    def write_backing(self, backing: Backing, offset: int, data: bytes) -> None:
+    def write_backing(
+        self, backing: Backing, offset: int, data: bytes, did: str = "device's own write"
+    ) -> None:
         """Store `data` in a backing, mapped or not: a device changes the memory it answers for."""
+        self.doing = did
         self.on_storing(1)
         _fill(backing, offset, memoryview(data))
         if not mutants.armed("M1"):  # M1: a device's own memory is nobody else's business
@@ -197,13 +210,21 @@ class MemoryMap:
         """
         with self.lock:
             device, offset = self._device(address, size, write=False)
-            return device.read(offset, size)
+            self.serving = device
+            try:
+                return device.read(offset, size)
+            finally:
+                self.serving = None
 
     def mmio_write(self, address: int, size: int, value: int) -> None:
         """A guest's store of 1, 2, 4 or 8 bytes that no writable memory answers."""
         with self.lock:
             device, offset = self._device(address, size, write=True)
-            device.write(offset, size, value)
+            self.serving = device
+            try:
+                device.write(offset, size, value)
+            finally:
+                self.serving = None
 
     # --- the parts of a span -------------------------------------------------------------------
 

@@ -151,6 +151,8 @@ class RunOptions:
     """Neither read nor write the content store of translations."""
     load_snapshot: str | None = None
     """A snapshot's file to go on from, instead of starting at the reset vector."""
+    explain: str | None = None
+    """Write every retirement there, a line of JSON each."""
     stats: bool = False
     """Tell at the end what was executed, translated and retired."""
     max_instructions: int | None = None
@@ -498,6 +500,13 @@ def _loadvm(draft: _Draft, option: str, text: str) -> None:
 @_option("stats", "", "tell at the end what was executed, translated and retired")
 def _stats(draft: _Draft, option: str, text: str) -> None:
     draft.options = replace(draft.options, stats=True)
+
+
+@_option("explain", "FILE", "write every retirement there: when, who, what (coldboot explain FILE)")
+def _explain(draft: _Draft, option: str, text: str) -> None:
+    if text == "-":
+        raise values.complain(option, text, "a file is expected: the terminal is the guest's")
+    draft.options = replace(draft.options, explain=values.writable(option, text))
 
 
 @_option("signature", "FILE", "write the test signature there at the end")

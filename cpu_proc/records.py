@@ -47,6 +47,8 @@ class Region:
     page: int
     lines: int
     entries: tuple[tuple[int, int], ...]  # slot, address
+    id: int = 0  # of the request it answers
+    generation: int = 0  # of the page, when it was published
 
 
 def lines_of(offset: int, length: int) -> int:
@@ -86,6 +88,7 @@ class Records:
         self.watched: dict[int, int] = {}  # page -> lines that must be told of stores
         self.region_count = 0
         self._gone: list[dict[int, list[Region]]] = []  # dropped; freed page by page
+        self.gone: list[Region] = []  # what `written` or `retire_regions` took back last
 
     # --- memory ----------------------------------------------------------------------------
 
@@ -128,6 +131,7 @@ class Records:
 
     def written(self, page: int, offset: int, length: int) -> bool:
         """Bytes of one page have changed; whether anything was made from their lines."""
+        self.gone = []
         before = self.generation(page)
         regions = self.note_write(self._pages_address + page * PAGE.size, offset, length)
         if regions:
@@ -136,6 +140,7 @@ class Records:
 
     def retire_regions(self, page: int, lines: int) -> int:
         """Take back every region made from these lines of a page; how many there were."""
+        self.gone = []
         if mutants.armed(
             "M19"
         ):  # M19: tier 0's records are decoded anew, and that is thought to do
@@ -144,6 +149,7 @@ class Records:
         gone: list[Region] = []
         for region in self.regions.get(page, ()):
             (gone if region.lines & lines else keep).append(region)
+        self.gone = gone
         if gone:
             self._take_back(gone)
             self.regions[page] = keep
@@ -181,16 +187,19 @@ class Records:
 
     # --- publication -----------------------------------------------------------------------
 
-    def publish(self, page: int, lines: int, entries: Iterable[tuple[int, int]]) -> Region | None:
+    def publish(
+        self, page: int, lines: int, entries: Iterable[tuple[int, int]], number: int = 0
+    ) -> Region | None:
         """Point records at published code; the caller has checked generations and bytes.
 
-        `entries`: slot, address. All harts are stopped. None when the page has no records.
+        `entries`: slot, address; `number`: the request's. All harts are stopped. None when the
+        page has no records.
         """
         base = page * _WORDS
         array = self._pages[base + _RECORDS]
         if not array or not self._pages[base + _LINES]:
             return None
-        region = Region(page, lines, tuple(entries))
+        region = Region(page, lines, tuple(entries), number, self.generation(page))
         self._pages[base + _LINES] |= lines
         self._pages[base + _REGION_LINES] |= lines
         for slot, address in region.entries:

@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cpu_proc.culprit import NOBODY, Who
 from protocol import mutants
 from protocol.generations import MASK
 from protocol.logs import get_logger
@@ -40,6 +42,8 @@ class Event:
     Of everything: `waited_ms` from the call to the last hart out of native code, before that;
     `records_ms` for records and lookups, `translator_ms` until the translator had let go, within;
     the two overlap.
+    `number` counts a machine's events from 1; `who` is behind it. `details` says what was retired;
+    `more` where, and what else there is to tell (docs/retirement.md).
     """
 
     when: float
@@ -50,6 +54,9 @@ class Event:
     records_ms: float = 0.0
     translator_ms: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
+    number: int = 0
+    who: Who = NOBODY
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 class Retirement:
@@ -62,13 +69,23 @@ class Retirement:
         self.epoch = first_epoch
         self.history: deque[Event] = deque(maxlen=HISTORY)
         self.counts: Counter[str] = Counter()
+        self.number = 0  # of the last event
+        self.told: Callable[[Event], None] | None = None  # is called with each event
+        self.dropping: Callable[[], None] | None = None  # before records are dropped, locked
         machine.control.words.epoch = self.epoch
 
-    def everything(self, cause: str) -> None:
-        """Retire every translation. Call it at a safe point only."""
+    def now(self) -> float:
+        """Seconds since the machine was made: the clock of the book."""
+        return time.monotonic() - self._start
+
+    def everything(self, cause: str, who: Who | None = None) -> None:
+        """Retire every translation. Call it at a safe point only. `who`: if not who posted it."""
         machine = self._machine
         began = time.monotonic()
+        who, before = who or machine.culprits.current(), self.epoch
         with machine.lock:
+            if self.dropping is not None:
+                self.dropping()
             self.epoch = (self.epoch + 1) & MASK
             machine.control.words.epoch = self.epoch
             log.info("epoch_bumped", epoch=self.epoch, cause=cause)
@@ -104,6 +121,9 @@ class Retirement:
             records_ms=(dropped - began) * 1e3,
             translator_ms=(ended - began) * 1e3 if link is not None else 0.0,
             details=details,
+            number=self._next(),
+            who=who,
+            more={"epoch": (before, self.epoch)},
         )
         self._enter(event)
         log.info("everything_retired", cause=cause, epoch=self.epoch, ms=event.ms, **details)
@@ -111,12 +131,30 @@ class Retirement:
     def _enter(self, event: Event) -> None:
         self.counts[event.cause] += 1
         self.history.append(event)
+        if self.told is not None:
+            self.told(event)
 
-    def note(self, cause: str, **details: Any) -> None:
-        """Enter a retirement of some bytes into the book."""
-        now = time.monotonic()
-        self._enter(Event(now - self._start, cause, self.epoch, 0.0, details=details))
-        if self._logged:
+    def _next(self) -> int:
+        with self._machine.lock:
+            self.number += 1
+            return self.number
+
+    def note(
+        self, cause: str, who: Who | None = None, more: dict[str, Any] | None = None, **details: Any
+    ) -> None:
+        """Enter a retirement of some bytes, or of lookups, into the book."""
+        event = Event(
+            self.now(),
+            cause,
+            self.epoch,
+            0.0,
+            details=details,
+            number=self._next(),
+            who=who or self._machine.culprits.current(),
+            more=more or {},
+        )
+        self._enter(event)
+        if self._logged and "page" in details:
             log.info("code_retired", cause=cause, epoch=self.epoch, **details)
 
     def summary(self) -> list[str]:

@@ -46,7 +46,11 @@ class SafePoint:
         self._holds = 0
         self._working = False
         self._ended = False
-        self._work: deque[Work] = deque()
+        self._work: deque[tuple[Work, object]] = deque()  # with who asked for it
+        self.whose: Callable[[], object] = lambda: None
+        """Tells who is asking, to whom it is of interest later: `culprit.py`."""
+        self.worker = 0  # the thread that does work at the moment
+        self.asked: object = None  # and what `whose` told when it was posted
         self.called = time.monotonic()  # when the harts were called for what waits, or is done
 
     # --- from any thread -----------------------------------------------------------------------
@@ -55,7 +59,7 @@ class SafePoint:
         """Have `work` done at the next safe point."""
         if not self._work:
             self.called = time.monotonic()
-        self._work.append(work)
+        self._work.append((work, self.whose()))
         self.call_all()
         with self._gate:
             self._gate.notify_all()  # harts that are held do it at once
@@ -90,8 +94,9 @@ class SafePoint:
                 if not self._threads and not self._running and not self._working:
                     self._do_all()
                 elif not self._gate.wait(max(0.0, deadline - time.monotonic())):
-                    if carry_out in self._work:
-                        self._work.remove(carry_out)
+                    waiting = [item for item in self._work if item[0] is carry_out]
+                    if waiting:
+                        self._work.remove(waiting[0])
                         raise TimeoutError(f"no safe point within {seconds} s")
                     if time.monotonic() > deadline + seconds:
                         raise TimeoutError(f"work at a safe point takes more than {seconds} s")
@@ -182,10 +187,13 @@ class SafePoint:
     def _do_all(self) -> None:
         self._working = True
         self._gate.release()
+        self.worker = threading.get_ident()
         try:
             while self._work:
-                self._work.popleft()()
+                work, self.asked = self._work.popleft()
+                work()
         finally:
+            self.worker, self.asked = 0, None
             self._gate.acquire()
             self._working = False
             self._gate.notify_all()

@@ -38,6 +38,7 @@ from protocol.publication import Shortcuts, why_late
 from protocol.riscv.identity import isa_hash
 
 if TYPE_CHECKING:
+    from cpu_proc.culprit import Who
     from cpu_proc.machine import Machine
     from cpu_proc.options import RunOptions
     from protocol.messages import Segment, Translated
@@ -61,8 +62,9 @@ POLL_LIMIT = 5.0
 class Swap:
     """A swap of backends that was asked for. `problem`: why it came to nothing, once `done`."""
 
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str, who: Who) -> None:
         self.backend = backend
+        self.who = who
         self.problem = ""
         self.done = threading.Event()
 
@@ -150,7 +152,7 @@ class TranslatorLink:
 
     def swap(self, backend: str) -> Swap:
         """Have another backend translate: at a safe point, once the translator has it ready."""
-        swap = Swap(backend)
+        swap = Swap(backend, self._machine.culprits.current())
         self._put(("swap", swap))
         if self._closing or not self._thread.is_alive():
             swap.end("there is no translator")
@@ -437,7 +439,8 @@ class TranslatorLink:
 
     def _swap_in(self, backend: str) -> None:
         """At a safe point: nothing the old backend made is run from here on."""
-        self._machine.retirement.everything("backend_swap")
+        who = self._swaps[0].who if self._swaps else None
+        self._machine.retirement.everything("backend_swap", who)
         log.info("backend_swapped", backend=backend, epoch=self._machine.retirement.epoch)
         self._put(("swapped",))
 
@@ -518,7 +521,7 @@ class TranslatorLink:
             self._backlog.served(page)
             assert code is not None
             entries = [(slot, code[0] + offset) for slot, offset in message.entries]
-            if records.publish(page, message.lines, entries) is None:
+            if records.publish(page, message.lines, entries, message.id) is None:
                 self.counts["late_records"] += 1
                 self._log_dropped(message, "records", now)
                 return

@@ -71,6 +71,12 @@ class FakeHost:
     def snapshot(self, command: str) -> str:
         return f"snapshot {command}: noted"
 
+    def explain_events(self, argument: str) -> str:
+        return f"the last {argument or 'few'}"
+
+    def explain_totals(self) -> str:
+        return "nothing was retired"
+
     def request_reset(self) -> None:
         self.asked.append("reset")
 

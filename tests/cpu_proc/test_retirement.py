@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cpu_proc import engine
+from cpu_proc.culprit import NOBODY
 from cpu_proc.records import Records
 from cpu_proc.retirement import HISTORY, Retirement
 from cpu_proc.safe_point import SafePoint
@@ -71,6 +72,7 @@ class World:
         self.options = SimpleNamespace(log_items=())
         self.translator: FakeLink | None = None
         self.mistakes = None
+        self.culprits = SimpleNamespace(current=lambda: NOBODY)
         self.retirement = Retirement(self)  # type: ignore[arg-type]
         drop = self.records.drop_all
 

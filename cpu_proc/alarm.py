@@ -50,6 +50,7 @@ class Alarm:
             seconds = max(0, when - self._hart.now()) * TICK_NS / 1e9
             self._timer = threading.Timer(seconds, self._over)
             self._timer.daemon = True
+            self._timer.name = "watchdog"
             self._timer.start()
         # Else a timer looks earlier, and then waits for the rest.
 

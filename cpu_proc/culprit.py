@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 THREADS = {"console": "monitor", "translator": "translator"}
 """Threads by name; what is neither one of these nor a hart's is the host: a script, a debugger."""
 
+WATCHDOG = "watchdog"  # a device with a thread of its own (`alarm.py`)
+
 
 class Who(NamedTuple):
     """`by`: "hart", "device", "monitor", "translator", "host" or "machine" (its own start and end).
@@ -73,7 +75,10 @@ class Culprits:
             return who._replace(did=did) if did else who
         hart = self._harts.get(thread)
         if hart is None:
-            return Who(THREADS.get(threading.current_thread().name, "host"), did=did)
+            name = threading.current_thread().name
+            if name == WATCHDOG:
+                return Who("device", WATCHDOG, did)
+            return Who(THREADS.get(name, "host"), did=did)
         state = hart.state
         served = device is not None and not state.idle
         return Who(

@@ -16,10 +16,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo linux guests test model stress lint format lock clean bench-boot bench-retirement
+.PHONY: help setup demo compare linux guests test model stress lint format lock clean bench-boot bench-retirement
 
 help:
 	@echo "make demo    run a small guest: the machine and its translator, end to end"
+	@echo "make compare one guest here and on QEMU, side by side; all of them: coldboot compare"
 	@echo "make linux   boot Debian's Linux to a shell (fetches it with apt the first time)"
 	@echo "make test    lint, then all tests"
 	@echo "make model   check the model of the protocol, and that it finds each mistake (needs spin, gcc)"
@@ -46,6 +47,9 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)
 	$(BIN)/coldboot run
+
+compare: $(READY)
+	@$(BIN)/coldboot compare --demo
 
 guests: $(READY)
 	$(BIN)/coldboot guests fetch --dir "$(GUESTS)"

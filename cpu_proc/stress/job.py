@@ -143,6 +143,8 @@ def program_of(job: Job) -> tuple[Scenario, str]:
         operations = int(job.get("operations", random_race.OPERATIONS))
         harts = int(job.get("harts", 1))
         return random_race.scenario(int(job["race"]), harts, operations, keep), ""
+    if "file" in job:
+        return scenario.read(Path(job["file"])), ""
     name = job.get("scenario", "")
     if name not in scenario.load_all():
         raise UserError(f"scenario {name}: there is none of this name")

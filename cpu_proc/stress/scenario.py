@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,6 +122,43 @@ class Scenario:
             return f"{len(values)} reports where {len(expected)} were expected"
         return ""
 
+    def verdict(
+        self,
+        mode: Mode,
+        values: list[int],
+        said: list[str],
+        *,
+        late: bool = False,
+        rounds: int | None = None,
+    ) -> tuple[str, str]:
+        """What a run was, of the values and lines that the guest printed: a kind and its reason.
+
+        `passed`; `stale`: a wrong value, or one too many; `late`; `trap`: an exception that the
+        program did not ask for; `ended`: too few values.
+        """
+        reason = self.judge(mode, values, rounds)
+        expected = self.expected(mode, rounds)
+        wrong = any(
+            allowed is not None and value not in allowed
+            for value, allowed in zip(values, expected, strict=False)
+        )
+        trap = next((line for line in said if line.startswith("trap ")), "")
+        if wrong or len(values) > len(expected):
+            return "stale", reason
+        if late:
+            return "late", reason
+        if trap:
+            return "trap", trap
+        return ("ended", reason) if reason else ("passed", "")
+
+    def drive(self, program: Program) -> bytes:
+        """What the drive holds that a scenario with the option `disk` asks for."""
+        if not self.disk:
+            return bytes(1 << 20)
+        start, end = (program.symbols[name] - RAM_BASE for name in (self.disk, f"{self.disk}_end"))
+        data = program.data[start:end]
+        return data + bytes(-len(data) % 512)
+
 
 # Harts that a scenario has no use for: odd ones spin on shared code, even ones sleep.
 DEFAULT_SECONDARY = """
@@ -172,6 +210,13 @@ def read(path: Path) -> Scenario:
         tier0_only=head.get("tier0-only", ""),
         disk=head.get("disk", ""),
     )
+
+
+def number(symbols: Mapping[str, int], word: str) -> int:
+    """A number, or the value of a symbol of the program (`name+4` too)."""
+    name, _, more = word.partition("+")
+    value = symbols.get(name)
+    return (int(name, 0) if value is None else value) + int(more or "0", 0)
 
 
 def _header(text: str) -> dict[str, str]:

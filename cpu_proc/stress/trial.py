@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpu_proc.stress.disturbance import Disturbance
-from cpu_proc.stress.scenario import MODES, RAM_BASE, Mode, Scenario
+from cpu_proc.stress.scenario import MODES, Mode, Scenario, number
 from protocol import mutants
 from protocol.generations import MASK, FirstGenerations
 
@@ -171,7 +171,7 @@ class Trial:
             options = replace(options, pflash=tuple(drives))
         if "disk" in wanted:
             path = self.folder / "disk"
-            path.write_bytes(self._disk())
+            path.write_bytes(self.scenario.drive(self.program))
             drive = VirtioDevice("blk", Drive(str(path)))
             options = replace(options, virtio=(drive,))
         if "small-space" in wanted and options.translator == "embedded":
@@ -187,15 +187,6 @@ class Trial:
         command += ["--endpoint", endpoint, "--code-space", SMALL_SPACE]
         self._service = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         return endpoint
-
-    def _disk(self) -> bytes:
-        label = self.scenario.disk
-        if not label:
-            return bytes(1 << 20)
-        symbols = self.program.symbols
-        start, end = (symbols[name] - RAM_BASE for name in (label, f"{label}_end"))
-        data = self.program.data[start:end]
-        return data + bytes(-len(data) % 512)
 
     # --- its life ----------------------------------------------------------------------------
 
@@ -267,22 +258,13 @@ class Trial:
     def judge(self) -> Outcome:
         """The outcome with its verdict."""
         outcome = self.outcome
-        trap = next((line for line in self._said if line.startswith("trap ")), "")
-        verdict = self.scenario.judge(self.mode, outcome.values, self._rounds)
-        expected = self.scenario.expected(self.mode, self._rounds)
-        wrong = any(
-            allowed is not None and value not in allowed
-            for value, allowed in zip(outcome.values, expected, strict=False)
+        late = outcome.verdict if outcome.kind == "late" else ""
+        outcome.kind, outcome.verdict = self.scenario.verdict(
+            self.mode, outcome.values, self._said, late=bool(late), rounds=self._rounds
         )
-        if wrong or len(outcome.values) > len(expected):
-            outcome.kind, outcome.verdict = "stale", verdict
-        elif outcome.kind == "late":
-            outcome.verdict += f"; {verdict}" if verdict else ""
-        elif trap:
-            outcome.kind, outcome.verdict = "trap", trap
-        elif verdict:
-            outcome.kind, outcome.verdict = "ended", verdict
-        elif self._should_publish() and outcome.published == 0:
+        if outcome.kind == "late":
+            outcome.verdict = "; ".join(filter(None, (late, outcome.verdict)))
+        elif outcome.kind == "passed" and self._should_publish() and outcome.published == 0:
             outcome.kind, outcome.verdict = "idle", "no region was published"
         return outcome
 
@@ -327,9 +309,7 @@ class Trial:
 
     def number(self, word: str) -> int:
         """A number, or the value of a symbol of the program (`name+4` too)."""
-        name, _, more = word.partition("+")
-        value = self.program.symbols.get(name)
-        return (int(name, 0) if value is None else value) + int(more or "0", 0)
+        return number(self.program.symbols, word)
 
     def do_write(self, address: str, data: str) -> bytes:
         """`write ADDRESS HEX`: the host stores bytes, as a debugger does."""

@@ -96,14 +96,27 @@ def run(options: Namespace) -> int:
             stopped = False
     finally:
         # From here on a second Ctrl-C would only lose what the first one left to be written.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not the main thread: no signals here anyway
-                signal.signal(number, signal.SIG_IGN)
-        pool.close(abandon=stopped)
-    report["seconds"] = time.monotonic() - began
-    report |= {"where": pool.where, "width": pool.width, "wish": _wish(options)}
-    report["stopped"] = stopped
-    return max(status, _finish(options, report))
+        with _undisturbed():
+            pool.close(abandon=stopped)
+            report["seconds"] = time.monotonic() - began
+            report |= {"where": pool.where, "width": pool.width, "wish": _wish(options)}
+            report["stopped"] = stopped
+            status = max(status, _finish(options, report))
+    return status
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without Ctrl-C and SIGTERM."""
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(ValueError):  # not the main thread: no signals here anyway
+            before[number] = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _finish(options: Namespace, report: Report) -> int:

@@ -3,7 +3,7 @@
 The problem: a translator may be killed, stopped or replaced at any moment, and everything may be
 retired at any safe point; none of it may change one value that a guest computes. So a thread beside
 the machine does such things at random moments, as a plan says: the mean seconds between two of a
-kind.
+kind, from the end of the one to the next.
 
     {"retire": 0.01, "kill": 0.5, "stop": 0.3, "worker": 0.5, "swap": 0.2, "messages": 0.05}
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 KINDS = ("retire", "kill", "stop", "worker", "swap", "messages")
 BACKENDS = ("llvm", "reference", "none", "llvm,level=2")
 PAUSE = 0.05  # seconds that a stopped translator is stopped, at most
+STEP = 0.02  # seconds between two looks at whether the machine's end has come
 CLOSE_PATIENCE = 10.0
 
 
@@ -97,8 +98,14 @@ class Disturbance:
     # --- the kinds; each says whether it was done ------------------------------------------------
 
     def _retire(self) -> bool:
-        machine = self._machine
-        machine.safe_point.post(lambda: machine.retirement.everything("request"))
+        machine, done = self._machine, threading.Event()
+
+        def retire() -> None:
+            machine.retirement.everything("request")
+            done.set()
+
+        machine.safe_point.post(retire)
+        self._await(done)
         return True
 
     def _kill(self) -> bool:
@@ -119,9 +126,15 @@ class Disturbance:
 
     def _swap(self) -> bool:
         with contextlib.suppress(UserError):
-            self._machine.request_swap(self._random.choice(BACKENDS))
+            self._await(self._machine.request_swap(self._random.choice(BACKENDS)).done)
             return True
         return False
+
+    def _await(self, done: threading.Event) -> None:
+        """Wait until something is done, as long as the machine runs. Else, where it takes longer
+        than the mean time between two, they would queue and no hart would run any more."""
+        while not (self._over.is_set() or done.wait(STEP)):
+            pass
 
     def _child(self) -> int | None:
         link = self._machine.translator

@@ -24,6 +24,7 @@ from protocol.errors import UserError
 from protocol.mutants import MUTANTS
 
 KINDS = ("scenarios", "random", "race", "chaos", "all")
+PATIENCE = 180.0  # seconds of a job; a busy computer is no finding
 _MIXTURE = ("scenarios", "random", "chaos", "race", "random", "chaos")
 SPANS = {
     "retire": (0.005, 0.2),
@@ -76,7 +77,7 @@ def jobs(wish: Wish) -> Iterator[Job]:
     kinds = _MIXTURE if kind == "all" else (kind,)
     streams = {name: _STREAMS[name](wish) for name in set(kinds)}
     for name in itertools.cycle(kinds):
-        yield {**next(streams[name]), **extra}
+        yield {**next(streams[name]), "patience": PATIENCE, **extra}
 
 
 def every_scenario(wish: Wish) -> list[Job]:

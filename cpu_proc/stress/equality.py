@@ -18,6 +18,7 @@ from typing import Any
 from cpu_proc.stress.job import Job, Result
 
 OPERATIONS = 200  # enough for disturbances to hit it
+PATIENCE = 300.0  # seconds; a busy computer makes no difference
 WAYS: dict[str, dict[str, Any]] = {
     "tier 0": {"mode": "tier0"},
     "regions": {"mode": "regions"},
@@ -32,8 +33,9 @@ often, it is hardly ever there; killed every second, it is lost in the middle of
 
 def jobs(seed: int, programs: int) -> list[Job]:
     """All jobs, a program's side by side."""
+    same = {"operations": OPERATIONS, "harts": 1, "patience": PATIENCE}
     return [
-        {"random": seed + number, "operations": OPERATIONS, "harts": 1, "seed": number, **way}
+        {"random": seed + number, "seed": number, **same, **way}
         for number in range(programs)
         for way in WAYS.values()
     ]

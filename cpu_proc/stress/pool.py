@@ -56,7 +56,7 @@ class Pool:
                     n_workers=1,
                     threads_per_worker=self.width,
                     processes=False,
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",
                     memory_limit=0,
                 )
             )

@@ -12,9 +12,11 @@ the order of operations, the addresses they go by. Half of all programs run in S
 code pages are then also seen through an alias, through windows whose page-table entries are changed
 under way, and from U-mode.
 
-Invariants: a program is a function of its seed and of what was cut out of it (`Cut`); it ends,
-since nothing random decides where control goes but a choice of function; an exception in a function
-is a result like another (`handler`); the image is the same in every mode.
+Invariants: a program is a function of its seed and of what was cut out of it (`Cut`); nothing
+random decides where control goes but a choice of function, so nearly all of them end (a function
+over the edge of a page may have another one's end behind a window; where that becomes a loop, the
+oracle gives up, and the seed is no program); an exception in a function is a result like another
+(`handler`); the image is the same in every mode.
 Registers: s0 checksum, s1 the segment (a reset begins the next one), a0 to a3 the functions' own.
 
 Read next: `oracle.py`, `scenario.py`.
@@ -32,6 +34,8 @@ from cpu_proc.stress.scenario import MODES, Scenario
 
 PAGES = 4  # of functions
 OPERATIONS = 60  # of a program
+STEPS, STEPS_EACH = 50_000, 1_000
+"""Instructions that a program has, and more for each operation (500 are usual): see below."""
 CELLS = 6  # instructions of a function, four bytes each; then `ret`
 PLACES = (32, 96, 162, 254, 516, 1020, 2042, 3000, 4082)
 """Offsets of functions in a page: some cross lines, the last one the page's edge."""
@@ -408,6 +412,7 @@ def scenario(
     """
     text = write(seed, operations, cut)
     bare = Scenario(f"random{seed}", "M6", f"random program {seed}", text, (), one_image=True)
-    expectation = expect(bare.assemble(MODES["tier0"]).data)
+    steps = STEPS + STEPS_EACH * operations
+    expectation = expect(bare.assemble(MODES["tier0"]).data, steps)
     values = " ".join(map(str, expectation.values))
     return replace(bare, text=f"#: random program {seed}\n#: expect {values}\n{text}"), expectation

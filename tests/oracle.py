@@ -41,6 +41,8 @@ PACKAGES = {
     "riscv64-unknown-elf-objdump": "binutils-riscv64-unknown-elf",
     "riscv64-linux-gnu-gcc": "gcc-riscv64-linux-gnu",
     "mke2fs": "e2fsprogs",
+    "mcopy": "mtools",
+    "mformat": "mtools",
     "dpkg-deb": "dpkg",
     "cpio": "cpio",
     "spin": "spin",

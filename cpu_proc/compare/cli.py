@@ -54,6 +54,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="guests at once")
     parser.add_argument("--json", metavar="FILE", help="write all that was seen; - for the console")
+    parser.add_argument(
+        "--seen",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="take over what an earlier --json has of other scenarios and emulators",
+    )
     parser.add_argument("--markdown", metavar="FILE", help="write the table, or renew it in FILE")
 
 
@@ -73,6 +80,7 @@ def run(options: Namespace) -> int:
         return side_by_side.run(peers, options.patience)
     wanted = _scenarios(options.scenario)
     comparison = table.Comparison(table.heads(peers), options.mode)
+    earlier = [_read(path, options.mode) for path in options.seen]
     with ThreadPoolExecutor(options.jobs) as pool:
         work = {
             name: [pool.submit(_cell, peer, name, options) for peer in peers] for name in wanted
@@ -87,6 +95,8 @@ def run(options: Namespace) -> int:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     found = scenarios.load_all()
+    for seen in earlier:
+        comparison = comparison.joined(seen, list(found))
     console.print(table.rich_table(comparison, found))
     table.print_summary(console, comparison)
     if options.json:
@@ -152,6 +162,18 @@ def _scenarios(words: list[str]) -> list[str]:
         if not any(name.startswith(word.lower()) for name in known):
             raise UserError(f"compare: --scenario {word}: no scenario begins so, as m01_flash does")
     return [name for name in known if name.startswith(tuple(word.lower() for word in words))]
+
+
+def _read(path: str, mode: str) -> table.Comparison:
+    try:
+        seen = table.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"compare: --seen {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"compare: --seen {path}: not made by compare --json") from None
+    if seen.mode != mode:
+        raise UserError(f"compare: --seen {path}: it was made with --mode {seen.mode}")
+    return seen
 
 
 def _write_json(path: str, made: str) -> None:

@@ -42,8 +42,22 @@ class Comparison:
     cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
 
     def passed(self, peer: str) -> bool:
-        """Whether all guests passed on a peer."""
-        return all(row[peer].kind == "passed" for row in self.cells.values())
+        """Whether all guests that were run on a peer passed."""
+        return all(row[peer].kind == "passed" for row in self.cells.values() if peer in row)
+
+    def joined(self, earlier: Comparison, order: Sequence[str]) -> Comparison:
+        """With what was seen earlier and not now; scenarios in the given order, unknown ones go."""
+        heads = {**self.heads, **earlier.heads, **self.heads}
+        heads = {name: heads[name] for name in sorted(heads, key=_column)}
+        known = [name for name in order if name in self.cells or name in earlier.cells]
+        cells = {n: {**earlier.cells.get(n, {}), **self.cells.get(n, {})} for n in known}
+        return Comparison(heads, self.mode, cells)
+
+
+def _column(name: str) -> tuple[int, str]:
+    order = ("tier0", "regions", "qemu", "unicorn", "spike")
+    kind = name.partition("-")[0]
+    return (order.index(kind) if kind in order else len(order)), name
 
 
 def text(cell: Cell) -> str:
@@ -86,7 +100,7 @@ def print_summary(console: Console, comparison: Comparison) -> None:
 
 
 def _counts(comparison: Comparison, peer: str) -> str:
-    kinds = Counter(row[peer].kind for row in comparison.cells.values())
+    kinds = Counter(row[peer].kind for row in comparison.cells.values() if peer in row)
     known = ("passed", "stale", IMPOSSIBLE)
     others = sum(count for kind, count in kinds.items() if kind not in known)
     parts = [f"{kinds[kind]} {kind}" for kind in known if kinds[kind]]
@@ -107,14 +121,14 @@ def markdown(comparison: Comparison, scenarios: Mapping[str, Scenario]) -> str:
     lines += _row(["scenario", "what changes", *heads]) + _row(["---"] * (len(heads) + 2))
     for name, row in comparison.cells.items():
         scenario = scenarios[name]
-        cells = [_marked(row[peer]) for peer in comparison.heads]
+        cells = [_marked(row[peer]) if peer in row else "" for peer in comparison.heads]
         link = f"[{name}](cpu_proc/stress/scenarios/{name}.s)"
         lines += _row([link, scenario.title, *cells])
     return "\n".join([*lines, "", "</details>", ""])
 
 
 def _count(comparison: Comparison, peer: str, kind: str) -> int:
-    kinds = Counter(row[peer].kind for row in comparison.cells.values())
+    kinds = Counter(row[peer].kind for row in comparison.cells.values() if peer in row)
     if kind != FAILED:
         return kinds[kind]
     return sum(kinds.values()) - sum(kinds[k] for k in ("passed", "stale", IMPOSSIBLE))
@@ -156,6 +170,18 @@ def as_json(comparison: Comparison, scenarios: Mapping[str, Scenario]) -> dict[s
             for name, row in comparison.cells.items()
         },
     }
+
+
+def from_json(seen: Mapping[str, Any]) -> Comparison:
+    """What `as_json` made. Raises KeyError, TypeError, AttributeError, ValueError if it did not."""
+    cells = {
+        name: {
+            peer: Cell(**{**cell, "values": tuple(cell["values"])})
+            for peer, cell in row["cells"].items()
+        }
+        for name, row in seen["scenarios"].items()
+    }
+    return Comparison(dict(seen["emulators"]), str(seen["mode"]), cells)
 
 
 def heads(peers: Sequence[Peer]) -> dict[str, str]:

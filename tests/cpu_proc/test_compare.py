@@ -181,6 +181,8 @@ def test_the_demonstration_has_a_place_for_qemu():
         (("--harts", "9"), "--harts"),
         (("--mode", "tier9"), "tier9"),
         (("--on", "tier0", "--scenario", "m36", "--json", "/nowhere/x"), "/nowhere/x"),
+        (("--on", "tier0", "--seen", "/nowhere/y"), "/nowhere/y"),
+        (("--on", "tier0", "--seen", "pyproject.toml"), "not made by compare"),
         (("--on", "tier0", "--scenario", "m36", "--markdown", "pyproject.toml"), "pyproject"),
     ],
 )
@@ -222,6 +224,35 @@ def test_a_table_is_renewed_between_its_marks(tmp_path: Path):
     table.write_markdown(path, "new")
 
     assert f"before\n{table.BEGIN}\n\nnew\n{table.END}\nafter\n" == path.read_text()
+
+
+def test_what_was_seen_earlier_is_taken_over():
+    now = comparison(qemu=Cell("passed"))
+    earlier = table.Comparison(
+        {"tier0": "Tier 0", "qemu": "Old"},
+        "tier0",
+        {
+            "m36_behind_fence": {"qemu": Cell("late"), "tier0": Cell("passed")},
+            "m38_own_block": {"qemu": Cell("late")},
+            "m00_gone": {"qemu": Cell("late")},
+        },
+    )
+
+    again = table.from_json(
+        json.loads(
+            json.dumps(
+                table.as_json(earlier, {**SCENARIOS, "m00_gone": SCENARIOS["m38_own_block"]})
+            )
+        )
+    )
+    assert earlier == again
+    joined = now.joined(again, list(SCENARIOS))
+
+    assert {"tier0": "Tier 0", "qemu": "Qemu"} == joined.heads
+    assert ["m36_behind_fence", "m38_own_block"] == list(joined.cells)
+    assert "passed" == joined.cells["m36_behind_fence"]["qemu"].kind
+    assert "late" == joined.cells["m38_own_block"]["qemu"].kind
+    assert "m38_own_block" in table.markdown(joined, SCENARIOS)
 
 
 def test_a_failure_of_ours_is_the_exit_status(monkeypatch: pytest.MonkeyPatch):

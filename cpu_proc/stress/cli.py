@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from cpu_proc.stress.pool import Pool
     from cpu_proc.stress.report import Report
 
+    Opened = Callable[[], Pool]
+
 FOUND = 1
 MINUTES = 5.0
 HUNT_MINUTES = 2.0
@@ -85,24 +87,33 @@ def run(options: Namespace) -> int:
     from cpu_proc.stress.pool import Pool
 
     kind = _mutants if options.mutants else _equality if options.equality else _campaign
-    pool = Pool(options.jobs, options.scheduler)
-    report: Report = {}
-    status = 0
+    pools: list[Pool] = []
+    report: Report = {"stopped": True}
     began = time.monotonic()
-    stopped = True
+
+    def opened() -> Pool:
+        pools.append(Pool(options.jobs, options.scheduler))
+        return pools[0]
+
+    def end() -> int:
+        for pool in pools:
+            pool.close(abandon=report["stopped"])
+            report.update(where=pool.where, width=pool.width)
+        report["seconds"] = time.monotonic() - began
+        report["wish"] = _wish(options)
+        return _finish(options, report)
+
     try:
         with contextlib.suppress(KeyboardInterrupt, SystemExit):
-            status = kind(options, wish, pool, report)
-            stopped = False
-    finally:
-        # From here on a second Ctrl-C would only lose what the first one left to be written.
-        with _undisturbed():
-            pool.close(abandon=stopped)
-            report["seconds"] = time.monotonic() - began
-            report |= {"where": pool.where, "width": pool.width, "wish": _wish(options)}
-            report["stopped"] = stopped
-            status = max(status, _finish(options, report))
-    return status
+            kind(options, wish, opened, report)
+            report["stopped"] = False
+    except UserError:
+        raise  # of the pool: nothing was begun
+    except Exception:
+        end()
+        raise
+    with _undisturbed():  # a second Ctrl-C would only lose what the first one left to be written
+        return end()
 
 
 @contextlib.contextmanager
@@ -124,9 +135,8 @@ def _finish(options: Namespace, report: Report) -> int:
     from cpu_proc.stress import page
     from cpu_proc.stress import report as reports
 
-    if "complete" not in report:  # stopped before anything was begun
-        return 128 + signal.SIGINT
-    report |= report.pop("complete")()
+    complete = report.pop("complete", None) or _nothing(options)
+    report |= {"where": "nothing", "width": 0, **report, **complete()}
     print(reports.text(report), end="")
     if report["stopped"]:
         print("stopped before its time")
@@ -152,6 +162,18 @@ def _finish(options: Namespace, report: Report) -> int:
             wanted = len(options.mutant_names) * options.seeds
             return FOUND if sum(row["found"] for row in report["rows"]) < wanted else 0
     return FOUND if report["differences"] else 0
+
+
+def _nothing(options: Namespace) -> Callable[[], Report]:
+    """What a run has come to that was stopped before it began."""
+    from cpu_proc.stress import campaign, report
+
+    if options.mutants:
+        return lambda: {"what": "mutants", "rows": [], "hunts": []}
+    if options.equality:
+        return lambda: {"what": "equality", "programs": 0, "operations": 0, "rows": [],
+                        "differences": []}  # fmt: skip
+    return lambda: {**report.of_campaign(campaign.Book()), "unwritten": []}
 
 
 def _wish(options: Namespace) -> dict[str, Any]:
@@ -218,7 +240,7 @@ def _writable(path: Path, option: str) -> None:
 # --- the four things it does -----------------------------------------------------------------
 
 
-def _campaign(options: Namespace, wish: Wish, pool: Pool, report: Report) -> int:
+def _campaign(options: Namespace, wish: Wish, opened: Opened, report: Report) -> None:
     from cpu_proc.stress import campaign, draw
     from cpu_proc.stress import report as reports
 
@@ -235,8 +257,7 @@ def _campaign(options: Namespace, wish: Wish, pool: Pool, report: Report) -> int
         out=Path(options.out),
     )
     with _progress(limits.seconds, limits.count) as tell:
-        campaign.run(draw.jobs(wish), pool, limits, lambda b: tell(b.jobs, _line(b)), book)
-    return 0
+        campaign.run(draw.jobs(wish), opened(), limits, lambda b: tell(b.jobs, _line(b)), book)
 
 
 def _line(book: Book) -> str:
@@ -245,7 +266,7 @@ def _line(book: Book) -> str:
             f" {len(book.findings)} findings")  # fmt: skip
 
 
-def _mutants(options: Namespace, wish: Wish, pool: Pool, report: Report) -> int:
+def _mutants(options: Namespace, wish: Wish, opened: Opened, report: Report) -> None:
     from cpu_proc.stress import hunt
 
     rows: list[dict[str, Any]] = []
@@ -257,14 +278,13 @@ def _mutants(options: Namespace, wish: Wish, pool: Pool, report: Report) -> int:
         for number in range(options.seeds)
     ]
     with _progress(None, len(tasks)) as tell:
-        for _, row in _results(pool, iter(tasks)):
+        for _, row in _results(opened(), iter(tasks)):
             rows.append(row)
             found = sum(r["found"] for r in rows)
             tell(len(rows), f"{len(rows)} hunts, {found} successful")
-    return 0
 
 
-def _equality(options: Namespace, wish: Wish, pool: Pool, report: Report) -> int:
+def _equality(options: Namespace, wish: Wish, opened: Opened, report: Report) -> None:
     from cpu_proc.stress import equality
     from cpu_proc.stress.job import run_job
 
@@ -275,10 +295,11 @@ def _equality(options: Namespace, wish: Wish, pool: Pool, report: Report) -> int
     }  # fmt: skip
     jobs = equality.jobs(options.seed, options.equality)
     with _progress(None, len(jobs)) as tell:
-        for number, (task, result) in enumerate(_results(pool, ((run_job, j) for j in jobs)), 1):
+        for number, (task, result) in enumerate(
+            _results(opened(), ((run_job, j) for j in jobs)), 1
+        ):
             table.add(task[1], result)
             tell(number, f"{number} runs, {len(table.differences)} differences")
-    return 0
 
 
 def _results(pool: Pool, tasks: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, Any]]:

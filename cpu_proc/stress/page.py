@@ -142,8 +142,7 @@ def _mutants(report: Report) -> list[str]:
             ]
         ),
         _table(MUTANT_HEAD, [mutant_cells(row) for row in rows], lost),
-        "<h2>Seconds to find it</h2>",
-        _hunts(report),
+        *(["<h2>Seconds to find it</h2>", _hunts(report)] if report["hunts"] else []),
     ]
 
 
@@ -159,7 +158,7 @@ def _equality(report: Report) -> list[str]:
         rows = [[f["kind"], f["verdict"], json.dumps(f["job"])] for f in report["differences"]]
         parts += ["<h2>Differences</h2>", _table(["kind", "verdict", "job"], rows)]
     states = {row["way"]: row["seconds"] for row in report["rows"]}
-    return [*parts, "<h2>Seconds in all</h2>", _bars(states, "seconds")]
+    return [*parts, "<h2>Seconds in all</h2>", _bars(states, "seconds")] if states else parts
 
 
 _PAGES = {"campaign": _campaign, "mutants": _mutants, "equality": _equality}

@@ -11,8 +11,9 @@ between runs, and the ratio to QEMU. Nothing is asserted.
     python benchmarks/retirement.py --patches N      what N patches leave behind
 
 Behind the table come retirements of everything (`retirement_machine.py`): a reset with 10 and with
---live translations (making 100,000 takes most of an hour on two processors), and the time from an
-event to the last of 1, 2 and 4 spinning harts.
+--live translations, and the time from an event to the last of 1, 2 and 4 spinning harts. The
+translations are the `llvm` backend's, made once and remembered for pages with equal bytes: 10,000
+take about a minute.
 
 Needs `qemu-system-riscv64` (Debian: qemu-system-misc); without it coldboot is measured alone.
 """
@@ -150,6 +151,7 @@ def print_resets(live: int) -> dict[str, Any]:
     """Resets with few and with many translations."""
     results = {}
     print("milliseconds a guest's reset, median (least): whole, records, translator; guest's view")
+    print("  (records are dropped while the translator forgets; llvm, equal bytes made once)")
     for number in (10, live):
         found = results[str(number)] = machine("resets", number, 5 if number < 5000 else 2)
         parts = [

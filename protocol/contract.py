@@ -3,13 +3,17 @@
 Problem: whatever is derived from guest state (records, regions, lookups, queues, objects) must go
 when that state changes, and the list of events times the list of structures is too long to keep in
 one's head. So it is factored: an event moves counters (`EVENTS`), a counter's move does something
-to each structure (`STRUCTURES`), and what no counter covers is a rule of its own (`RULES`).
+to each structure (`STRUCTURES`), what no counter covers is a rule of its own (`RULES`), and `cell`
+puts an event and a structure together again: the whole product stands in the specification.
 
-Invariant: each class of stale-code mistake, M1 to M48, is answered by at least one row; the
-scenarios under tests/ carry the same numbers. A test holds this module and the specification
-together.
+Invariants, each with a test that fails when it is broken (tests/protocol/test_contract.py):
+- each class of stale-code mistake, M1 to M48, is answered by a row, and has a scenario in one, a
+  switch and a witness; every scenario stands in a row, and every row names tests that exist;
+- every cause of a retirement in the code, and every module that changes the memory map, belongs to
+  a row; every field of the shared layout belongs to a structure, or holds nothing derived.
 
-Read next: `protocol/SPEC.md`, which shows these tables; `protocol.generations`.
+Read next: `protocol.contract_events` (`EVENTS`, `RULES`, `cell`); `protocol/SPEC.md`, which shows
+all tables; `protocol.generations`.
 """
 
 from __future__ import annotations
@@ -75,6 +79,11 @@ class Structure(NamedTuple):
     map_generation: str
     page_generation: str
     state_word: str
+    group: str
+    code: str
+    """Where it is kept: module and name."""
+    fields: str = ""
+    """Words of the shared layout that hold it."""
 
 
 STRUCTURES = (
@@ -85,6 +94,10 @@ STRUCTURES = (
         "kept: it belongs to the backing page",
         "back to `decode`, in the lines written",
         "kept: its handler looks at the state itself",
+        "code",
+        "cpu_proc/records.py Records",
+        "Page.records Page.lines Hart.pool_next Hart.scratch Hart.scratch_bytes "
+        "Hart.scratch_page Hart.scratch_bias",
     ),
     Structure(
         "region (published)",
@@ -93,6 +106,9 @@ STRUCTURES = (
         "kept: unreachable while its page is not mapped",
         "each of its records gets its tier-0 handler back: one store each",
         "guard at the entry",
+        "code",
+        "cpu_proc/records.py Region",
+        "Page.region_lines",
     ),
     Structure(
         "fetch TLB",
@@ -101,6 +117,10 @@ STRUCTURES = (
         "cleared on every hart before the mutator returns",
         "kept: it points to records",
         "another set is chosen, or it is cleared",
+        "lookups",
+        "jit_proc/runtime_fetch.py fetch_fill",
+        "Hart.fetch_tlbs Hart.fetch_used Hart.fetch_tlb Hart.fetch_set Hart.fetch_bias "
+        "Hart.megapages Hart.gigapages",
     ),
     Structure(
         "data TLB",
@@ -109,6 +129,9 @@ STRUCTURES = (
         "cleared on every hart before the mutator returns",
         "kept; cleared of a page's write entries when a line of it is first tracked",
         "another set is chosen, or it is cleared",
+        "lookups",
+        "jit_proc/runtime_memory.py resolve",
+        "Hart.data_tlbs Hart.data_used Hart.data_tlb Hart.data_set Page.writers",
     ),
     Structure(
         "request outstanding",
@@ -117,6 +140,8 @@ STRUCTURES = (
         "its answer fails the publish rule",
         "cancelled, or its answer fails the publish rule",
         "part of it",
+        "requests",
+        "protocol/session_machine.py MachineSession",
     ),
     Structure(
         "job, queued or running",
@@ -125,6 +150,8 @@ STRUCTURES = (
         "made in vain",
         "rejected as bytes_moved, or made in vain",
         "part of it",
+        "translator",
+        "protocol/session_translator.py TranslatorSessions",
     ),
     Structure(
         "page snapshot",
@@ -133,6 +160,8 @@ STRUCTURES = (
         "kept: pages have no address",
         "read anew by every job, the counters compared before and after",
         "does not depend",
+        "translator",
+        "protocol/reading.py Reader",
     ),
     Structure(
         "module, object",
@@ -141,6 +170,8 @@ STRUCTURES = (
         "kept",
         "unreachable; freed with the epoch",
         "part of its key",
+        "translator",
+        "jit_proc/service.py Broker",
     ),
     Structure(
         "code segment",
@@ -149,6 +180,8 @@ STRUCTURES = (
         "kept",
         "kept: no byte of it is used twice within an epoch",
         "does not depend",
+        "translator",
+        "jit_proc/code_space.py CodeSpace",
     ),
     Structure(
         "negative result",
@@ -157,6 +190,8 @@ STRUCTURES = (
         "stale: its stamp is not current",
         "stale: its stamp is not current",
         "part of its key",
+        "requests",
+        "protocol/session_machine.py MachineSession",
     ),
     Structure(
         "content store (memory and disk)",
@@ -165,6 +200,8 @@ STRUCTURES = (
         "kept",
         "kept: other bytes have another key",
         "part of its key",
+        "translator",
+        "jit_proc/kept_translations.py KeptTranslations",
     ),
     Structure(
         "breakpoint",
@@ -173,6 +210,52 @@ STRUCTURES = (
         "set again: its address may have another page",
         "set again into fresh records",
         "does not depend",
+        "code",
+        "cpu_proc/host_api.py HostApi",
+    ),
+    Structure(
+        "hot list",
+        "machine",
+        "emptied on every hart; the backlog too",
+        "kept: it names records",
+        "kept: a request is stamped when it is sent",
+        "does not depend",
+        "requests",
+        "cpu_proc/machine.py _serve_hot",
+        "Hart.hot Hart.hot_count Hart.heat",
+    ),
+    Structure(
+        "copy of the memory map",
+        "machine",
+        "kept",
+        "copied anew to every hart before the mutator returns",
+        "kept",
+        "does not depend",
+        "lookups",
+        "cpu_proc/hart.py load_map",
+        "Hart.slots Hart.slot_count",
+    ),
+    Structure(
+        "LR reservation",
+        "machine",
+        "dropped on every hart",
+        "kept: SC compares the value",
+        "kept: SC compares the value",
+        "does not depend",
+        "lookups",
+        "jit_proc/cold.py b_store_conditional",
+        "Hart.reserved Hart.reserved_value",
+    ),
+    Structure(
+        "retirement asked for by a store",
+        "machine",
+        "dropped: what it would retire is gone",
+        "kept: it names the backing page",
+        "served before the hart goes on",
+        "does not depend",
+        "requests",
+        "cpu_proc/machine.py _serve_retirement",
+        "Hart.exit_page Hart.exit_lines",
     ),
     Structure(
         "engine",
@@ -181,107 +264,7 @@ STRUCTURES = (
         "kept",
         "kept",
         "does not depend",
+        "translator",
+        "cpu_proc/engine.py Engine",
     ),
-)
-
-
-class Event(NamedTuple):
-    """Something that changes guest state or the services, the counters it moves, and by when."""
-
-    name: str
-    moves: str
-    visible: str
-    classes: str
-
-
-EVENTS = (
-    Event("power-on", "epoch", "before the first instruction", ""),
-    Event(
-        "CPU reset (one hart)",
-        "state word; lookups, reservation and hot list of the hart are cleared",
-        "before the hart's next instruction",
-        "M37",
-    ),
-    Event("system reset", "epoch", "before any hart's next instruction", "M2 M37"),
-    Event("ROM or image copied", "page generation", "before the copy returns", "M2"),
-    Event(
-        "guest store, every form and every tier",
-        "page generation, if a line of it is tracked",
-        "this hart: next instruction; others: behind their next fence.i, or earlier",
-        "M6 M7 M11 M12 M13 M14 M19 M21 M27 M28 M30 M32 M38 M39",
-    ),
-    Event("A/D update by a page walk", "page generation, as a store", "as a store", "M8"),
-    Event("DMA", "page generation", "before the device reports completion", "M3 M12"),
-    Event(
-        "device-internal write (flash program, erase)",
-        "page generation",
-        "before the register access ends",
-        "M1",
-    ),
-    Event("debugger or host write", "page generation", "before the command is answered", "M5"),
-    Event("snapshot restore", "epoch", "before any hart's next instruction", "M4"),
-    Event("remap", "map_generation", "before the mutator returns", "M9 M16 M26"),
-    Event(
-        "flash mode switch, boot-remap",
-        "map_generation",
-        "before the next instruction of the hart that switched",
-        "M1 M9",
-    ),
-    Event(
-        "permission change (page table, PMP)",
-        "none: lookups of the hart are cleared by sfence.vma or the PMP write",
-        "with that instruction",
-        "M10",
-    ),
-    Event("sfence.vma", "none: lookups of the hart are cleared", "with the instruction", "M10"),
-    Event(
-        "fence.i",
-        "none: records are current; the region is left",
-        "this hart's next instruction",
-        "M28 M36 M38",
-    ),
-    Event(
-        "satp, privilege, FS or frm change", "state word", "this hart's next instruction", "M23 M24"
-    ),
-    Event(
-        "hart started or stopped",
-        "none: it starts with empty lookups, and stopped it holds no code pointer",
-        "before its first instruction",
-        "M24 M29 M33 M34",
-    ),
-    Event("backend swap", "epoch", "before any hart's next instruction", "M46"),
-    Event("translator crash or restart", "epoch", "before a new session begins", "M41 M44"),
-    Event("code space full", "epoch", "before space is used again", "M22 M33"),
-    Event("overflow of a ring or list", "epoch", "instead of losing the event", "M48"),
-    Event("wrap of a map or page generation", "epoch", "before the wrapped value is used", "M35"),
-)
-
-
-class Rule(NamedTuple):
-    """What holds at all times, whatever the event."""
-
-    name: str
-    text: str
-    classes: str
-
-
-RULES = (
-    Rule(
-        "publish",
-        "the stamp is compared and the entries are stored at one safe point",
-        "M21 M27 M31 M42 M44 M47",
-    ),
-    Rule(
-        "one pointer",
-        "a record is the only thing that points to translated code; links go through records",
-        "M15 M16 M17 M18 M40",
-    ),
-    Rule(
-        "content keys",
-        "a key holds the bytes, the state word and every option; equal hashes are not enough "
-        "where bytes can be compared",
-        "M25 M43 M45",
-    ),
-    Rule("negative results", "a rejection is retired like a translation", "M20"),
-    Rule("quiescence", "no code is freed while a hart may be inside", "M29 M33"),
 )

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from protocol import layout
-from protocol.contract import EVENTS, GENERATIONS, RULES, STRUCTURES
+from protocol.contract import GENERATIONS, STRUCTURES
+from protocol.contract_events import EVENTS, RULES, cell
 from protocol.errors import USER_ERROR_EXIT, UserError
 from protocol.fields import (
     Counter,
@@ -170,11 +171,32 @@ def generations() -> str:
 
 
 def contract() -> str:
-    """Events, structures and rules about stale code."""
-    events = table(("event", "moves", "visible", "classes"), EVENTS)
+    """Events, structures and rules about stale code; then each event against each structure."""
+    events = table(
+        ("event", "moves", "visible", "classes", "causes in the book", "tested by"),
+        [
+            (e.name, e.moves, e.visible, e.classes, _names(e.causes), _names(e.tests))
+            for e in EVENTS
+        ],
+    )
     heads = ("structure", "kept by", "epoch", "map_generation", "page generation", "state word")
-    rules = table(("rule", "text", "classes"), RULES)
-    return "\n".join([events, table(heads, STRUCTURES), rules])
+    structures = table(heads, [row[:6] for row in STRUCTURES])
+    rules = table(
+        ("rule", "text", "classes", "tested by"),
+        [(rule.name, rule.text, rule.classes, _names(rule.tests)) for rule in RULES],
+    )
+    product = []
+    for group in dict.fromkeys(row.group for row in STRUCTURES):
+        rows = [row for row in STRUCTURES if row.group == group]
+        product.append(f"Every event, and what it does to {group}:\n")
+        names = [f"{row.name} ({row.keeper})" for row in rows]
+        cells = [(e.name, *(cell(e, row) for row in rows), e.visible) for e in EVENTS]
+        product.append(table(("event", *names, "visible"), cells))
+    return "\n".join([events, structures, rules, *product])
+
+
+def _names(words: str) -> str:
+    return ", ".join(f"`{word}`" for word in words.split())
 
 
 def schema_hash() -> str:

@@ -80,6 +80,7 @@ class _Run:
         self._program = guest.program()
         self._restorations = 0
         self._monitor: Monitor | None = None
+        self._connections: list[socket.socket] = []
         self._command = [path, *self._options()]
 
     def _options(self) -> list[str]:
@@ -124,7 +125,7 @@ class _Run:
                 self._command, stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
         try:
-            self._serial = _accept(lines["serial"], process)
+            self._serial = self._accept("serial")
             verbs: dict[str, Verb] = {
                 "write": self._write,
                 "step": self._step,
@@ -134,14 +135,19 @@ class _Run:
             cell = Dialogue(
                 self._guest, reader(self._serial.fileno()), self._serial.sendall, verbs
             ).go()
-        except (ConnectionError, TimeoutError) as error:
+        except OSError as error:
             said = errors.read_text(errors="replace")[-KEPT:].strip().splitlines()
             cell = Cell("crashed", said[-1] if said else str(error))
         finally:
             end(process)
-            for one in lines.values():
+            for one in (*lines.values(), *self._connections):
                 one.close()
         return cell
+
+    def _accept(self, name: str) -> socket.socket:
+        connection = _accept(self._lines[name], self._process)
+        self._connections.append(connection)
+        return connection
 
     # --- what a guest may ask for ------------------------------------------------------------
 
@@ -168,7 +174,7 @@ class _Run:
 
     def _snapshot(self, command: str) -> None:
         if self._monitor is None:  # not before it is needed: a short guest has ended by then
-            self._monitor = Monitor(_accept(self._lines["monitor"], self._process))
+            self._monitor = Monitor(self._accept("monitor"))
         if problem := self._monitor.human(command).strip():
             raise Impossible(f"{command.split()[0]}: {problem.splitlines()[0]}")
 

@@ -10,6 +10,7 @@ Read next: `unicorn_guest.py`, docs/compare.md.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -64,8 +65,9 @@ class Unicorn(Peer):
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps(task).encode())
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it ended at once: its log says why
+                process.stdin.write(json.dumps(task).encode())
+                process.stdin.close()
             cell = _Dialogue(guest, reader(process.stdout.fileno()), lambda data: None).go()
             status = None if cell.kind == "late" else process.wait()
         finally:

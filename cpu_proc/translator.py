@@ -95,6 +95,7 @@ class TranslatorLink:
         self._settling: list[threading.Event] = []  # wait for a retirement's end
         self._attached = threading.Event()
         self._retired: dict[str, Any] = {}
+        self._void = False  # a retirement waits in the mailbox: wants before it are of no use
         self._swaps: list[Swap] = []  # one at a time is under way
         self._swapping = False
         self._closing = False
@@ -137,6 +138,7 @@ class TranslatorLink:
         """
         settled = threading.Event()
         self._retired = {}
+        self._void = True
         self._put(("retire", epoch, cause, settled))
         return settled
 
@@ -290,13 +292,15 @@ class TranslatorLink:
     def _obey(self, wish: tuple[Any, ...]) -> None:
         match wish:
             case ("want", wanted):
-                self._backlog.add(wanted)
+                if not self._void:
+                    self._backlog.add(wanted)
             case ("again", epoch, page, slots):
                 if epoch == self._machine.retirement.epoch:
                     self._backlog.again(page, slots)
             case ("quiet", event):
                 self._quiet.append(event)
             case ("retire", epoch, cause, event):
+                self._void = False
                 self._settling.append(event)
                 self._backlog.clear()
                 if cause == "backend_swap" and mutants.armed("M46"):
@@ -316,6 +320,8 @@ class TranslatorLink:
         """Ask for the hottest pages, as many as may be under way."""
         session = self._session
         while session.state == "attached" and session.outstanding < WINDOW and self._backlog:
+            if self._void:
+                return
             page, slots, heat = self._backlog.take()
             covered = self._machine.records.entry_slots(page)
             wanted = [slot for slot in slots if slot not in covered]

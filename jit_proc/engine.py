@@ -288,9 +288,14 @@ def _way_out() -> str:
     """A region leaves for a record of tier 0: count its heat, go on there.
 
     Counted by a hash of the record. The counter fires at the threshold, and 16 times as rarely from
-    then on: what may not become a region must not cost much.
+    then on: what may not become a region must not cost much. A record not decoded yet does not
+    count: its line is not tracked, so an answer made from it could not be published.
     """
     out = _Special()
+    decoded, cool = out.new_label(), out.new_label()
+    handler = out.value("load ptr, ptr %record, align 8")
+    out.branch_if(out.value(f"icmp ne ptr {handler}, @h_decode"), decoded, cool)
+    out.label(decoded)
     place = out.record_word()
     mixed = out.binary("xor", out.binary("lshr", place, "4"), out.binary("lshr", place, "16"))
     index = out.binary("and", mixed, str(HEAT_COUNTERS - 1))
@@ -298,7 +303,7 @@ def _way_out() -> str:
     heat = out.binary("add", out.load_word(counter), "1")
     out.store_word(heat, counter)
     threshold = out.read_field("threshold")
-    hot, cool = out.new_label(), out.new_label()
+    hot = out.new_label()
     out.branch_if(out.compare("sge", heat, threshold), hot, cool, ", !prof !1")
     out.label(hot)
     out.store_word(out.binary("shl", out.binary("sub", "1", threshold), "4"), counter)

@@ -79,7 +79,7 @@ secondary:
     la t0, answer
     sd s1, 0(t0)
     csrr t1, time               # the request is made, the bytes are read meanwhile
-    li t2, 1000000
+    li t2, 6000000
     add t1, t1, t2
 7:
     csrr t2, time
@@ -103,7 +103,7 @@ template:
     .align 6
 
 slow:
-    .asciz "slow 300"
+    .asciz "slow 1200"
 
     .data
     .align 6

@@ -6,7 +6,7 @@ the patterns: at each level the bits that all remaining candidates fix are switc
 candidates share none, the most specific is tried first, with its `where` clause.
 
 `@decode_word(hart, raw, record, offset)` writes the operand word, then the handler. `offset` is the
-instruction's place in its page (anything large when it has none): direct transfers that stay in the
+instruction's place in its page (`NO_OFFSET` when it has none): direct transfers that stay in the
 page get the `near` handler.
 
 Invariants: the operand word is complete before the handler is stored; a destination of x0 becomes

@@ -30,6 +30,7 @@ FETCH_BYTES = layout.FETCH_SETS * FETCH_SET_BYTES
 DATA_MASK = layout.DATA_TLB_ENTRIES - 1
 FETCH_MASK = layout.FETCH_TLB_ENTRIES - 1
 NO_PAGE = layout.NO_PAGE
+NO_OFFSET = 1 << 32  # of an instruction in no page's records: no jump's target lies in its page
 PAGE_BYTES = PAGE.size
 LINES = PAGE.offset("lines")
 REGION_LINES = PAGE.offset("region_lines")

@@ -152,7 +152,7 @@ def fetch_single(address):
     poke(hart_address() + SCRATCH_BYTES_AT, low, 8)
     hart.fetch_bias = address - (hart.scratch >> 3)
     poke(hart.scratch, handler("decode"), 8)
-    decode_word(low, hart.scratch, 1 << 20)
+    decode_word(low, hart.scratch, NO_OFFSET)
     return hart.scratch
 
 
@@ -166,7 +166,7 @@ def fetch_again(record):
     bits = raw_bits_at(record)
     poke(hart_address() + SCRATCH_BYTES_AT, bits, 8)
     poke(hart.scratch, handler("decode"), 8)
-    decode_word(bits, hart.scratch, 1 << 20)
+    decode_word(bits, hart.scratch, NO_OFFSET)
     return hart.scratch
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from protocol import kept, mutants
 
 if TYPE_CHECKING:
-    from jit_proc.lift import RegionEmitter, Site
+    from jit_proc.lift import RegionEmitter
+    from jit_proc.select import Site
 
 
 class Keeper:

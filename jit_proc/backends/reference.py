@@ -39,7 +39,7 @@ REFERENCE = Reference()
 
 def _lift(job: Job) -> Translation:
     from jit_proc.handlers import PARAMS
-    from jit_proc.lift import select, spans_of
+    from jit_proc.select import select, spans_of
     from protocol.generations import lines_of
     from protocol.layout import HART
     from protocol.riscv import isa

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jit_proc import lift
+from jit_proc import lift, select
 from jit_proc.job import Job, Untranslatable
 from protocol import layout
 from protocol.layout import PAGE_SIZE
@@ -93,7 +93,7 @@ def run_in_regions(batch: Batch) -> tuple[list[bytes], int]:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_regions_do_what_the_reference_does(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lift, "MAX_INSTRUCTIONS", 600)
+    monkeypatch.setattr(select, "MAX_INSTRUCTIONS", 600)
     batch = Batch(Generator(500 + seed).sequences(2000), counted=False)
     found, entered = run_in_regions(batch)
     wrong = differences(batch, run_reference(batch), found)

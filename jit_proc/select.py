@@ -1,0 +1,143 @@
+"""Selection: which instructions of a page make a region.
+
+The problem: a region is worth its translation when loops and what they call lie inside and cold
+code does not. Selection knows bytes and the entries asked for, nothing else: it is part of
+translating, a pure function of the job.
+
+Invariants: a region's sites lie in one page; what is not among them had no influence on the code
+made (`spans_of` names the bytes that had).
+
+Read next: `lift.py` (what is made of a selection).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from jit_proc.handlers import is_hot
+from protocol.fields import MAX_ENTRIES
+from protocol.layout import PAGE_SIZE
+from protocol.riscv import isa
+from protocol.riscv.isa import Decoded
+from protocol.riscv.language import Function
+
+MAX_INSTRUCTIONS = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One instruction of the page: where, what, and whether a region can hold it."""
+
+    offset: int
+    decoded: Decoded | None
+    liftable: bool
+
+    @property
+    def end(self) -> int:
+        return self.offset + (self.decoded.length if self.decoded is not None else 2)
+
+    @property
+    def target(self) -> int | None:
+        """Offset of a direct transfer's target relative to the page."""
+        if self.decoded is None or "branch" not in self.decoded.instruction.semantics.builtins:
+            return None
+        return self.offset + self.decoded.operands["imm"]
+
+    @property
+    def ends_block(self) -> bool:
+        """Whether control never simply goes on to the next instruction."""
+        if self.decoded is None:
+            return True
+        semantics = self.decoded.instruction.semantics
+        return bool(semantics.builtins & {"jump", "refetch"}) or (
+            "branch" in semantics.builtins and semantics.name in ("jal", "jalr")
+        )
+
+    @property
+    def links(self) -> bool:
+        """Whether it is a call, or fence.i: control is likely to come back behind it."""
+        if self.decoded is None or not self.ends_block:
+            return False
+        if "refetch" in self.decoded.instruction.semantics.builtins:
+            return True
+        return self.decoded.operands.get("rd", 0) in (1, 5)
+
+
+@functools.cache
+def _liftable(function: Function) -> bool:
+    return is_hot(function)
+
+
+def read_site(content: bytes, offset: int) -> Site:
+    """Decode the instruction at an offset of the page."""
+    raw = int.from_bytes(content[offset : offset + 4], "little")
+    if raw & 3 == 3 and offset + 4 > PAGE_SIZE:
+        return Site(offset, None, False)
+    decoded = isa.decode(raw)
+    if decoded is None:
+        return Site(offset, None, False)
+    return Site(offset, decoded, _liftable(decoded.instruction.semantics))
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a region consists of: its sites by offset, its entries, where blocks begin."""
+
+    sites: dict[int, Site]
+    entries: list[int]
+    leaders: set[int]
+
+
+def select(content: bytes, entries: tuple[int, ...]) -> Selection:
+    """Choose the instructions of a region: from the entries along direct control flow, in the page.
+
+    Nearest first, so that loops are whole before far code is begun. Besides the entries asked for,
+    those where control is likely to come back from outside become entries: behind calls and behind
+    instructions left to tier 0, and the heads of loops.
+    """
+    sites: dict[int, Site] = {}
+    wanted = [2 * slot for slot in entries]
+    extra: dict[int, None] = {}
+    leaders = set(wanted)
+    pending = list(wanted)
+    while pending and len(sites) < MAX_INSTRUCTIONS:
+        offset = pending.pop(0)
+        while offset < PAGE_SIZE and offset not in sites and len(sites) < MAX_INSTRUCTIONS:
+            site = read_site(content, offset)
+            sites[offset] = site
+            target = site.target
+            if target is not None and 0 <= target < PAGE_SIZE and target % 2 == 0:
+                leaders.add(target)
+                pending.append(target)
+                if target <= offset:
+                    extra[target] = None
+            following = site.end
+            if not site.liftable or site.links:
+                extra[following] = None
+            if site.decoded is None:
+                break
+            if site.ends_block:
+                if site.links:
+                    pending.append(following)
+                break
+            if target is not None or not site.liftable:
+                leaders.add(following)
+            offset = following
+    # Where two instructions overlap, control from the first jumps over the second.
+    leaders |= {s.end for s in sites.values() if s.offset + 2 < s.end and s.offset + 2 in sites}
+    chosen = [o for o in dict.fromkeys([*wanted, *extra]) if o in sites and sites[o].liftable]
+    chosen = sorted(chosen[:MAX_ENTRIES])
+    return Selection(sites, chosen, leaders | set(chosen))
+
+
+def spans_of(sites: dict[int, Site]) -> tuple[tuple[int, int], ...]:
+    """The code bytes of the sites as (offset, length), ascending and not touching."""
+    spans: list[list[int]] = []
+    for offset in sorted(sites):
+        end = min(sites[offset].end, PAGE_SIZE)
+        if spans and offset <= spans[-1][1]:
+            spans[-1][1] = max(spans[-1][1], end)
+        else:
+            spans.append([offset, end])
+    return tuple((start, end - start) for start, end in spans)

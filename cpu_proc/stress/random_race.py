@@ -223,7 +223,7 @@ class Writer:
         first = self.numbers[function] + 1
         times = min(rng.choice((1, 3, 20, 60)), (LIMIT - first) // step)
         if form == "host":
-            times = 1
+            times = min(times, 1)
         if times < 1:
             form, times, step = "nothing", 1, 1
         else:

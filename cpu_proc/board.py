@@ -89,6 +89,7 @@ class ClintPorts:
     def set_mtimecmp(self, hart: int, value: int) -> None:
         target = self._harts[hart]
         target.state.mtimecmp = value
+        target.state.quiet_until = 0
         target.state.limit = 0
         target.wake.set()
 
@@ -98,6 +99,7 @@ class ClintPorts:
     def set_mtime(self, value: int) -> None:
         for hart in self._harts:
             hart.state.time_offset = (hart.state.time_offset + value - hart.now()) & NEVER
+            hart.state.quiet_until = 0
             hart.state.limit = 0
             hart.wake.set()
         self._moved()

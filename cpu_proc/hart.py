@@ -38,6 +38,7 @@ SHORT_SLEEP_NS = 1_000_000  # of several harts: another one may have called it
 POLL_NS = 50_000  # how long to look for an interrupt before a sleep
 PATIENCE = (16, 4096)  # short sleeps before looking is tried, at least and at most
 POLLS_TO_TRUST = 8  # looks not in vain that make up for one in vain
+QUIET = 1 << 10  # instructions between two looks at timers for traps and their like
 SLICE = 1 << 15  # instructions between two looks at the clock
 MSIP, SEIP, MEIP = 1 << 3, 1 << 9, 1 << 11
 STIE, MTIE = 1 << 5, 1 << 7
@@ -136,6 +137,7 @@ class Hart:
         state.stuck = 0
         state.between = 0
         state.hot_count = 0
+        state.quiet_until = 0
         state.data_set = state.fetch_set = 0
         state.data_tlb = self.address + HART.offset("data_tlbs")
         state.fetch_tlb = self.address + HART.offset("fetch_tlbs")

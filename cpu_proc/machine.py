@@ -27,7 +27,7 @@ from cpu_proc import engine as engines
 from cpu_proc.board import RAM_BASE, RESET_VECTOR, ROM_BASE, ROM_SIZE, Board
 from cpu_proc.console import Console
 from cpu_proc.culprit import Culprits, Who
-from cpu_proc.hart import NEVER, TICK_NS, Hart
+from cpu_proc.hart import NEVER, QUIET, TICK_NS, Hart
 from cpu_proc.host_api import HostApi
 from cpu_proc.memory_map import Backing, MemoryMap
 from cpu_proc.records import Records, lines_of
@@ -148,6 +148,8 @@ class Machine:
             hart.state.hot_limit = 1 if self.options.threshold == 1 else layout.HOT_RING
             if self.options.icount is not None:
                 hart.state.icount = 1 << self.options.icount
+            else:
+                hart.state.quiet = QUIET
             hart.state.trace = int("int" in self.options.log_items)
             hart.state.trap_pc = NEVER
             hart.state.features = self.options.svadu | self.options.sstc << 1

@@ -151,14 +151,17 @@ def _to_memory(name: str, pc: str) -> str:
         out.label(leave)
         out.terminate("ret void")
         out.label(stay)
-    out.tail("@h_settle_far" if name == "far_jump" else "@h_settle", "%record", "%count")
+    # Where control comes by a trap, xRET or behind what changed the hart's state is counted too:
+    # a kernel's ways in and out are reached in no other way.
+    counts = name in ("far_jump", "resume", "enter")
+    out.tail("@h_settle_far" if counts else "@h_settle", "%record", "%count")
     return out.text(name)
 
 
 def _settle(name: str) -> str:
     """All state is in memory: look at interrupts and requests, then find the record of hart.pc.
 
-    `settle_far`: after a jump; the record's heat is counted.
+    `settle_far`: after a jump, a trap or a return from one; the record's heat is counted.
     """
     out = _Special()
     again, go, leave, hit, miss, trapped, filled = (out.new_label() for _ in range(7))

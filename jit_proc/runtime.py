@@ -110,6 +110,7 @@ def settle():
 @routine(pure=True)
 def fall_asleep():
     """After wfi: 1 to leave (nothing is pending), 0 to go on."""
+    hart.quiet_until = 0
     if interrupt_waiting():
         return settle()
     if hart.exit_lines != 0:

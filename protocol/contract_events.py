@@ -350,6 +350,8 @@ PLAIN = frozenset(
         "Hart.polled",
         "Hart.slice",
         "Hart.stop_count",
+        "Hart.quiet",
+        "Hart.quiet_until",
         "Hart.time_offset",
         "Hart.icount",
         "Hart.threshold",

@@ -252,6 +252,12 @@ HART = Struct(
     ("polled", "how often such a look was not in vain"),
     ("slice", "instructions between two looks at the clock. Writer: machine"),
     ("stop_count", "`count` at which to leave for good; all ones for never. Writer: machine"),
+    (
+        "quiet",
+        "instructions for which timers found quiet are not looked at; 0 when time is counted. "
+        "Writer: machine",
+    ),
+    ("quiet_until", "`count` before which they are not; 0 for a look. Writers: hart, machine"),
     ("time_offset", "mtime = time_offset + ticks of the time source. Writer: machine"),
     ("icount", "0: host clock; else guest nanoseconds per instruction. Writer: machine"),
     ("threshold", "taken jumps of a record before its target is called hot. Writer: machine"),

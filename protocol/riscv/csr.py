@@ -210,6 +210,12 @@ def write_sie(value):
 
 
 @routine(pure=True)
+def write_stimecmp(value):
+    hart.stimecmp = value
+    hart.quiet_until = 0
+
+
+@routine(pure=True)
 def write_menvcfg(value):
     mask = MENVCFG_FIOM
     if (hart.features & FEATURE_SVADU) != 0:
@@ -217,6 +223,7 @@ def write_menvcfg(value):
     if (hart.features & FEATURE_SSTC) != 0:
         mask = mask | MENVCFG_STCE
     hart.menvcfg = value & mask
+    hart.quiet_until = 0
 
 
 @routine(pure=True)
@@ -373,7 +380,7 @@ csr(0x141, "sepc",       field="sepc", write_mask=~1)
 csr(0x142, "scause",     field="scause")
 csr(0x143, "stval",      field="stval")
 csr(0x144, "sip",        "pending_bits() & hart.mideleg", "write_sip(value)", disturbs=True)
-csr(0x14D, "stimecmp",   field="stimecmp", condition="stimecmp_enabled()", disturbs=True)
+csr(0x14D, "stimecmp",   "hart.stimecmp", "write_stimecmp(value)", condition="stimecmp_enabled()", disturbs=True)  # noqa: E501
 csr(0x180, "satp",       "hart.satp", "write_satp(value)", condition="satp_enabled()", disturbs=True)  # noqa: E501
 
 # Machine

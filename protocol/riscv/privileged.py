@@ -13,6 +13,10 @@ Invariants:
 - `take_trap` reads `hart.pc` as the address of the interrupted or faulting instruction and leaves
   the handler's there.
 - The timer bits of mip are never stored: they are comparisons with the clock, made when asked for.
+- The clock is dear beside a trap, so `pending_interrupt` looks at it only when a timer's interrupt
+  could be taken, and then not again for `hart.quiet` instructions (0 with counted time, which must
+  be exact): a timer that comes due meanwhile is as late as one that does within a slice. What moves
+  a timer or ends a wait begins anew (`quiet_until` 0).
 
 Read next: csr.py (the state itself), mmu.py (what a TLB set stands for).
 """
@@ -56,6 +60,7 @@ MEIP = 1 << 11
 
 MENVCFG_STCE = 1 << 63
 
+TIMERS = STIP | MTIP
 INTERRUPT = 1 << 63
 NO_INTERRUPT = (1 << 64) - 1
 
@@ -160,21 +165,43 @@ def highest_interrupt(bits):
 
 
 @routine(pure=True)
-def pending_interrupt():
-    """The cause of the interrupt to take now, for `take_trap`; NO_INTERRUPT when there is none."""
-    if hart.mie == 0:
-        return NO_INTERRUPT
-    ready = pending_bits() & hart.mie
-    machine = ready & ~hart.mideleg
+def takeable_interrupts():
+    """The interrupts that would be taken now if they were pending: by mie, the mode, mstatus."""
+    machine = hart.mie & ~hart.mideleg
     if hart.priv == MACHINE and (hart.mstatus & MSTATUS_MIE) == 0:
         machine = 0
-    if machine != 0:
-        return highest_interrupt(machine)
-    supervisor = ready & hart.mideleg
+    supervisor = hart.mie & hart.mideleg
     masked = hart.priv == SUPERVISOR and (hart.mstatus & MSTATUS_SIE) == 0
     if hart.priv == MACHINE or masked:
         supervisor = 0
-    return highest_interrupt(supervisor)
+    return machine | supervisor
+
+
+@routine(pure=True)
+def bits_to_take(wanted):
+    """`pending_bits` as far as they are `wanted`; without the clock where that can be done."""
+    bits = hart.mip | hart.irq
+    if (wanted & TIMERS) != 0:
+        if retired() >= hart.quiet_until:
+            bits = pending_bits()
+            if (bits & TIMERS) == 0:
+                hart.quiet_until = retired() + hart.quiet
+        elif (hart.menvcfg & MENVCFG_STCE) != 0:
+            bits = bits & ~STIP
+    return bits & wanted
+
+
+@routine(pure=True)
+def pending_interrupt():
+    """The cause of the interrupt to take now, for `take_trap`; NO_INTERRUPT when there is none."""
+    wanted = takeable_interrupts()
+    if wanted == 0:
+        return NO_INTERRUPT
+    ready = bits_to_take(wanted)
+    if ready == 0:
+        return NO_INTERRUPT
+    machine = ready & ~hart.mideleg
+    return highest_interrupt(machine if machine != 0 else ready)
 
 
 @instruction("000000000000 00000 000 00000 1110011", "ecall")

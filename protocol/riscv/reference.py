@@ -163,6 +163,7 @@ class ReferenceHart:
         self.minstret_offset = self.mcycle_offset = 0
         self.menvcfg = self.senvcfg = self.satp = 0
         self.stimecmp = ALL_ONES
+        self.quiet = self.quiet_until = 0
         self.pmpcfg = [0] * csr.PMP_ENTRIES
         self.pmpaddr = [0] * csr.PMP_ENTRIES
         self.pmp_active = 0

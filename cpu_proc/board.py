@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cpu_proc.hart import Hart
     from cpu_proc.loader import LoadPlan
     from cpu_proc.machine import Machine
-    from cpu_proc.options import Drive, RunOptions, VirtioDevice
+    from cpu_proc.run_options import Drive, RunOptions, VirtioDevice
     from devices.virtio.mmio import Backend
 
 RAM_BASE = 0x8000_0000

@@ -38,7 +38,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
-from cpu_proc.options import Serial
+from cpu_proc.run_options import Serial
 from protocol.errors import UserError
 from protocol.logs import get_logger
 

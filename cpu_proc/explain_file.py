@@ -58,9 +58,8 @@ class ExplainFile:
         except OSError as error:
             raise UserError(f"-explain {path}: {error.strerror}") from error
         options = machine.options
-        bios = "" if options.bios in ("default", "none") else options.bios
-        images = [options.program, bios, options.kernel, *(i.path for i in options.images)]
-        self._symbols = Symbols([path for path in images if path], RAM_BASE)
+        images = options.image_files
+        self._symbols = Symbols([*options.symbols, *images], RAM_BASE)
         self._queue: deque[tuple[Event, bool] | dict[str, Any]] = deque()
         self._counting = threading.Lock()
         self._wake = threading.Event()
@@ -82,7 +81,7 @@ class ExplainFile:
                 "version": VERSION,
                 "harts": options.harts,
                 "translator": options.translator,
-                "images": [path for path in images if path],
+                "images": images,
             }
         )
         machine.retirement.told = self._enter

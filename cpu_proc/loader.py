@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cpu_proc.option_values import MIB
-from cpu_proc.options import RunOptions
+from cpu_proc.run_options import RunOptions
 from protocol.errors import UserError
 
 RAM_BASE = 0x8000_0000

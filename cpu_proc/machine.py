@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cpu_proc import culprit, explain, loader, mistakes
+from cpu_proc import culprit, explain, loader, mistakes, profile
 from cpu_proc import engine as engines
 from cpu_proc.board import RAM_BASE, RESET_VECTOR, ROM_BASE, ROM_SIZE, Board
 from cpu_proc.console import Console
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from cpu_proc.explain_file import ExplainFile
     from cpu_proc.htif import Htif
-    from cpu_proc.options import RunOptions
+    from cpu_proc.run_options import RunOptions
     from cpu_proc.translator import Swap, TranslatorLink
     from protocol.transport import Connection
 
@@ -124,6 +124,7 @@ class Machine:
             from cpu_proc.explain_file import ExplainFile
 
             self.explain = ExplainFile(self, options.explain)
+        self.profiler, self.jitdump = profile.make(self)
         self._made = True
 
     def _share_records(self) -> None:
@@ -191,6 +192,8 @@ class Machine:
             )
             self._threads.append(thread)
             thread.start()
+        if self.profiler is not None:
+            self.profiler.start()
 
     def load(self, *, fresh: bool = False) -> None:
         """Reset harts and devices and copy all images: at power-on and at every reset."""
@@ -230,8 +233,9 @@ class Machine:
             thread.join(5.0)
         if self.translator is not None:
             self.translator.close()
-        if self.explain is not None:
-            self.explain.close()
+        for file in (self.explain, self.jitdump, self.profiler):
+            if file is not None:
+                file.close()
         try:
             self.board.close()
         finally:
@@ -381,6 +385,8 @@ class Machine:
                     self.safe_point.leave()
                     break
                 reason = hart.run()
+                if self.profiler is not None and self.profiler.wanted[hart.index]:
+                    self.profiler.take(hart)
                 self.safe_point.leave()
                 if reason == layout.EXIT_WAIT:
                     if self.mistakes is not None:

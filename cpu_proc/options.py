@@ -22,11 +22,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from cpu_proc import option_values as values
 from cpu_proc.option_values import GIB, MIB
+from cpu_proc.run_options import (
+    FLASH_BANKS,
+    Drive,
+    ExtraImage,
+    RunOptions,
+    Serial,
+    VirtioDevice,
+)
 from protocol.errors import UserError
 
 MIN_RAM = MIB
@@ -35,7 +43,6 @@ MAX_HARTS = 8
 MAX_VIRTIO = 8
 """The board has eight virtio-mmio slots."""
 
-FLASH_BANKS = 2
 FLASH_BANK_SIZE = 32 * MIB
 
 ICOUNT_SHIFT = 3
@@ -49,118 +56,6 @@ LOG_ITEMS = {
     "retire": "translated code retired, and why",
     "guest_errors": "accesses and values no device understands",
 }
-
-
-@dataclass(frozen=True)
-class Serial:
-    """Where the guest's first serial port leads.
-
-    `kind`: "mon" (terminal, with Ctrl-A keys and monitor), "stdio" (terminal without them: Ctrl-C
-    ends the emulator), "file" (output to `path`, no input) or "null".
-    """
-
-    kind: str = "mon"
-    path: str = ""
-
-
-@dataclass(frozen=True)
-class Drive:
-    """A raw disk image on the host."""
-
-    path: str
-    readonly: bool = False
-    id: str = ""
-
-
-@dataclass(frozen=True)
-class VirtioDevice:
-    """A virtio-mmio device, `kind` "blk" (with its `drive`) or "rng"."""
-
-    kind: str
-    drive: Drive | None = None
-
-
-@dataclass(frozen=True)
-class ExtraImage:
-    """`-device loader`: a file copied into memory at each reset.
-
-    `address`: guest-physical; None only for an ELF, which has its own. `force_raw`: copy even an
-    ELF byte by byte.
-    """
-
-    path: str
-    address: int | None = None
-    force_raw: bool = False
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """All that a machine is told at its start. Sizes are bytes, paths as the user gave them."""
-
-    program: str | None = None
-    """The positional file: firmware entered in M-mode, in place of `bios`."""
-    svadu: bool = True
-    """Hardware sets the A and D bits of page-table entries (Svadu); otherwise it faults (Svade)."""
-    sstc: bool = True
-    """The guest has `stimecmp`."""
-    boot_remap: str = "off"
-    """"on": the board has a boot-remap controller, and a reset shows flash in its window; "keep":
-    a reset leaves the view.
-    """
-    dump_dtb: str | None = None
-    """Write the device tree there and exit."""
-    ram_size: int = 512 * MIB
-    harts: int = 1
-    bios: str = "default"
-    """A path, "default" (OpenSBI's fw_dynamic, searched) or "none"."""
-    kernel: str | None = None
-    initrd: str | None = None
-    append: str = ""
-    """The kernel's command line."""
-    images: tuple[ExtraImage, ...] = ()
-    virtio: tuple[VirtioDevice, ...] = ()
-    """In the order of the command line. QEMU fills the highest virtio-mmio slot first."""
-    virtio_legacy: bool = True
-    """The virtio-mmio slots speak version 1, QEMU's default; otherwise version 2."""
-    watchdog: bool = False
-    """The board has a watchdog."""
-    pflash: tuple[Drive | None, ...] = (None,) * FLASH_BANKS
-    """The file of each flash bank; without one, a bank begins erased."""
-    serial: Serial = Serial()
-    fatal: str = "none"
-    """What a trap that cannot be taken does: "none" (the hart goes on trapping, as hardware does),
-    "report" it, "reset" the system or "halt" with status 1.
-    """
-    reboot: bool = True
-    """False (`-no-reboot`): a guest's reset ends the run."""
-    log_items: frozenset[str] = frozenset()
-    """A subset of `LOG_ITEMS`."""
-    log_file: str | None = None
-    log_json: bool = False
-    icount: int | None = None
-    """Guest time is counted: 2**icount ns an instruction. None: guest time is the host's."""
-    translator: str = "embedded"
-    """"embedded" (a child of this process), "none" (tier 0 only), or the endpoint of a running
-    service.
-    """
-    backend: str = ""
-    """What translates, `NAME` or `NAME,OPTION=VALUE,...`; empty for the translator's default."""
-    threshold: int = 1024
-    """Executions of a record before its region is asked for; 1: from the first execution on."""
-    cold: bool = False
-    """Neither read nor write the content store of translations."""
-    load_snapshot: str | None = None
-    """A snapshot's file to go on from, instead of starting at the reset vector."""
-    explain: str | None = None
-    """Write every retirement there, a line of JSON each."""
-    stats: bool = False
-    """Tell at the end what was executed, translated and retired."""
-    max_instructions: int | None = None
-    """Stop after so many retired instructions."""
-    signature: str | None = None
-    """Write the words between begin_signature and end_signature there at the end."""
-    signature_granularity: int = 4
-    """Bytes to a line of the signature."""
 
 
 class _Draft:
@@ -507,6 +402,25 @@ def _explain(draft: _Draft, option: str, text: str) -> None:
     if text == "-":
         raise values.complain(option, text, "a file is expected: the terminal is the guest's")
     draft.options = replace(draft.options, explain=values.writable(option, text))
+
+
+@_option("profile", "NAME", "write the guest's hot functions: NAME.txt, .folded, .svg")
+def _profile(draft: _Draft, option: str, text: str) -> None:
+    for suffix in (".txt", ".folded", ".svg"):
+        values.writable(option, text + suffix)
+    draft.options = replace(draft.options, profile=text)
+
+
+@_option("jitdump", "FOLDER", "write jit-PID.dump there, for perf inject --jit")
+def _jitdump(draft: _Draft, option: str, text: str) -> None:
+    values.writable(option, os.path.join(text, "jit-0.dump"))
+    draft.options = replace(draft.options, jitdump=text)
+
+
+@_option("symbols", "FILE", "name addresses by this ELF, System.map or kallsyms too")
+def _symbols(draft: _Draft, option: str, text: str) -> None:
+    path = values.readable(option, text)
+    draft.options = replace(draft.options, symbols=(*draft.options.symbols, path))
 
 
 @_option("signature", "FILE", "write the test signature there at the end")

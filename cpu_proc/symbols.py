@@ -1,9 +1,11 @@
-"""Names for addresses of a guest: the symbols of the ELF files that were loaded.
+"""Names for addresses of a guest: the symbols of the ELF files that were loaded, and of others.
 
 Problem: `0x80000414` says little, `patch+0x8` says where to look. The tables of a kernel hold a
 hundred thousand names, so they are read when the first one is wanted, and as bytes.
 
-Invariant: a file that cannot be read, or is no ELF, has no names; that is no error.
+A file of symbols is an ELF, or lines as nm, System.map and /proc/kallsyms have them.
+
+Invariant: a file that cannot be read, or is neither, has no names; that is no error.
 
 Read next: `explain_file.py`.
 """
@@ -17,6 +19,7 @@ from collections.abc import Iterable
 REACH = 1 << 20  # bytes behind a symbol beyond which an address is another's
 _SYMBOL = struct.Struct("<IBBHQQ")  # name, info, other, section, value, size (ELF-64, figure 4-15)
 _NAMED = (0, 1, 2)  # no type, object, function
+_CODE = "tTwW"  # types of nm that code has
 _MAPPING = "$"  # assemblers' mapping symbols: `$x`, `$d`
 
 
@@ -32,16 +35,23 @@ class Symbols:
 
     def name(self, address: int | None) -> str:
         """`symbol+0x8`, `symbol`, or nothing."""
+        name, offset = self._find(address)
+        return name + (f"+{offset:#x}" if offset else "")
+
+    def function(self, address: int | None) -> str:
+        """The symbol an address belongs to, or nothing."""
+        return self._find(address)[0]
+
+    def _find(self, address: int | None) -> tuple[str, int]:
         if address is None:
-            return ""
+            return "", 0
         if self._addresses is None:
             self._read()
         assert self._addresses is not None
         index = bisect_right(self._addresses, address) - 1
         if index < 0 or address - self._addresses[index] >= REACH:
-            return ""
-        offset = address - self._addresses[index]
-        return self._names[index] + (f"+{offset:#x}" if offset else "")
+            return "", 0
+        return self._names[index], address - self._addresses[index]
 
     def _read(self) -> None:
         found: dict[int, str] = {}
@@ -65,7 +75,9 @@ def _symbols(path: str, ram: int) -> list[tuple[int, str]]:
             rows, text = table.data(), strings.data()
             loads = [s["p_paddr"] for s in elf.iter_segments() if s["p_type"] == "PT_LOAD"]
             bias = ram if elf["e_type"] == "ET_DYN" and min(loads, default=ram) < ram else 0
-    except (OSError, ELFError, KeyError, ValueError):
+    except (ELFError, KeyError):
+        return _lines(path)
+    except (OSError, ValueError):
         return []
     found = []
     for name, info, _, section, value, _ in _SYMBOL.iter_unpack(
@@ -76,3 +88,16 @@ def _symbols(path: str, ram: int) -> list[tuple[int, str]]:
             if word and not word.startswith(_MAPPING):
                 found.append((value + bias, word))
     return found
+
+
+def _lines(path: str) -> list[tuple[int, str]]:
+    """`ffffffff80002000 T _start`, a line each; of code only."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return [
+                (int(words[0], 16), words[2])
+                for words in map(str.split, file)
+                if len(words) >= 3 and words[1] in _CODE and not words[2].startswith(_MAPPING)
+            ]
+    except (OSError, ValueError):
+        return []

@@ -40,7 +40,7 @@ from protocol.riscv.identity import isa_hash
 if TYPE_CHECKING:
     from cpu_proc.culprit import Who
     from cpu_proc.machine import Machine
-    from cpu_proc.options import RunOptions
+    from cpu_proc.run_options import RunOptions
     from protocol.messages import Segment, Translated
     from protocol.session import MachineAction
     from protocol.session_machine import MachineSession
@@ -527,6 +527,9 @@ class TranslatorLink:
             self._backlog.served(page)
             assert code is not None
             entries = [(slot, code[0] + offset) for slot, offset in message.entries]
+            if machine.jitdump is not None:
+                start = code[0] + message.code_offset
+                machine.jitdump.region(page, entries, start, message.code_size)
             if records.publish(page, message.lines, entries, message.id) is None:
                 self.counts["late_records"] += 1
                 self._log_dropped(message, "records", now)

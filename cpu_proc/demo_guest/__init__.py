@@ -66,7 +66,7 @@ class Guest:
 
     def __init__(self, view: View) -> None:
         from cpu_proc.machine import Machine
-        from cpu_proc.options import RunOptions, Serial
+        from cpu_proc.run_options import RunOptions, Serial
         from protocol.riscv.assembler import assemble
 
         self.view = view

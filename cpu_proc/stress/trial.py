@@ -39,7 +39,7 @@ from protocol.generations import MASK, FirstGenerations
 
 if TYPE_CHECKING:
     from cpu_proc.machine import Machine
-    from cpu_proc.options import RunOptions
+    from cpu_proc.run_options import RunOptions
     from protocol.riscv.assembler import Program
 
 PATIENCE = 60.0  # seconds for a whole trial
@@ -144,7 +144,8 @@ class Trial:
         }
 
     def _options(self, harts: int, out: int) -> RunOptions:
-        from cpu_proc.options import ICOUNT_SHIFT, Drive, RunOptions, Serial, VirtioDevice
+        from cpu_proc.options import ICOUNT_SHIFT
+        from cpu_proc.run_options import Drive, RunOptions, Serial, VirtioDevice
 
         image = self.folder / "program.bin"
         image.write_bytes(self.program.data)

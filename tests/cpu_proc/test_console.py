@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from cpu_proc import console
 from cpu_proc.console import Console, EscapeKeys, Monitor
-from cpu_proc.options import Serial
+from cpu_proc.run_options import Serial
 from protocol.errors import UserError
 
 DEADLINE = 20.0
@@ -358,7 +358,7 @@ PROGRAM = """
 import os, sys, threading, time
 from cpu_proc import cli
 from cpu_proc.console import Console
-from cpu_proc.options import Serial
+from cpu_proc.run_options import Serial
 
 class Host:
     def __init__(self): self.done = threading.Event()

@@ -15,7 +15,8 @@ import pytest
 
 from cpu_proc import explain_file
 from cpu_proc.machine import Machine
-from cpu_proc.options import RunOptions, parse
+from cpu_proc.options import parse
+from cpu_proc.run_options import RunOptions
 from cpu_proc.stress import scenario, trial
 from protocol.errors import UserError
 from protocol.riscv.assembler import assemble

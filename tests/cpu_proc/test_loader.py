@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cpu_proc import guests, loader
 from cpu_proc.loader import RAM_BASE, Image, LoadPlan, plan
-from cpu_proc.options import Drive, ExtraImage, RunOptions
+from cpu_proc.run_options import Drive, ExtraImage, RunOptions
 from protocol.errors import UserError
 from tests.cpu_proc.make_elf import ElfFile, Segment
 

@@ -6,17 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cpu_proc.options import (
-    ICOUNT_SHIFT,
-    MAX_HARTS,
-    Drive,
-    ExtraImage,
-    RunOptions,
-    Serial,
-    VirtioDevice,
-    parse,
-    usage,
-)
+from cpu_proc.options import ICOUNT_SHIFT, MAX_HARTS, parse, usage
+from cpu_proc.run_options import Drive, ExtraImage, RunOptions, Serial, VirtioDevice
 from protocol.errors import UserError
 
 

@@ -36,7 +36,8 @@ Job = dict[str, Any]
 optional `mutants` (a list), `chaos` (see `disturbance.py`), `seed`, `rounds`, `patience`,
 `folder`."""
 Result = dict[str, Any]
-GRACE = 30.0  # seconds beyond a trial's patience until its process is killed
+LONGEST = 5  # times its patience a trial may take, as long as its guest goes on saying something
+GRACE = 30.0  # seconds beyond that until its process is killed
 _ending = threading.Event()
 _running: set[subprocess.Popen[str]] = set()  # changed by whole operations only: set.add, discard
 
@@ -48,7 +49,7 @@ def run_job(job: Job) -> Result:
     """
     if _ending.is_set():
         raise Abandoned
-    patience = float(job.get("patience", 60.0))
+    patience = LONGEST * float(job.get("patience", 60.0))
     began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "cpu_proc.stress.job"],

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpu_proc.stress.disturbance import Disturbance
+from cpu_proc.stress.job import LONGEST
 from cpu_proc.stress.scenario import MODES, Mode, Scenario, number
 from protocol import mutants
 from protocol.generations import MASK, FirstGenerations
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from cpu_proc.run_options import RunOptions
     from protocol.riscv.assembler import Program
 
-PATIENCE = 60.0  # seconds for a whole trial
+PATIENCE = 60.0  # seconds for a guest to say something more, or to end
 ATTACH_PATIENCE = 20.0  # seconds for the translator to be there
 FLASH_SIZE = 32 << 20
 SMALL_SPACE = "64K"
@@ -192,7 +193,7 @@ class Trial:
     # --- its life ----------------------------------------------------------------------------
 
     def go(self, patience: float) -> None:
-        """Power on and serve the guest until it ends or `patience` seconds are over."""
+        """Power on and serve the guest until it ends, or says nothing for `patience` seconds."""
         began = time.monotonic()
         ended = threading.Event()
 
@@ -208,15 +209,20 @@ class Trial:
         self.machine.safe_point.post(self._await_translator)
         self.machine.power_on()
         threading.Thread(target=watch, daemon=True).start()
-        deadline = began + patience
+        said, since = 0, began
         while True:
             over = ended.is_set()  # before the last look at what it said
             self._listen(0.0 if over else 0.05)
             if over and not self._more():
                 break
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if len(self._said) != said:
+                said, since = len(self._said), now
+            if now > min(since + patience, began + LONGEST * patience):
                 self.outcome.kind = "late"
-                self.outcome.verdict = f"not done after {patience:.0f} s"
+                self.outcome.verdict = (
+                    f"not done after {now - began:.0f} s, silent for {now - since:.0f} s"
+                )
                 break
         self.outcome.seconds = time.monotonic() - began
 

@@ -24,6 +24,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ WINDOW = (
 )
 _ASK_AGAIN = frozenset(("not_attached", "window_full", "send_queue_full", "timed_out"))
 POLL_LIMIT = 5.0
+WORKED = ("select", "lift", "parse", "passes", "codegen", "link")  # a worker's phases
 
 
 class Swap:
@@ -175,12 +177,18 @@ class TranslatorLink:
     def summary(self) -> list[str]:
         """Lines for --stats."""
         counts = ", ".join(f"{name} {count}" for name, count in sorted(self.counts.items()))
-        done = max(self.counts["published"], 1)
-        times = ", ".join(f"{name} {us / done / 1e3:.1f}" for name, us in self.times.items())
-        return [
-            f"translator: {counts or 'nothing'}",
-            f"  mean milliseconds a region: {times or 'none'}",
-        ]
+        lines = [f"translator: {counts or 'nothing'}"]
+        done, instructions = self.counts["published"], self.counts["instructions"]
+        if done and instructions:
+            times = ", ".join(f"{name} {us / done / 1e3:.2f}" for name, us in self.times.items())
+            lines.append(f"  mean milliseconds a region: {times}")
+            worked = max(1, sum(self.times[name] for name in WORKED))
+            lines.append(
+                f"  {done / worked * 1e6:.1f} regions a second of a worker's time, "
+                f"{worked / instructions:.0f} microseconds a guest instruction"
+                f" ({self.times['cpu'] / instructions:.0f} of its processor)"
+            )
+        return lines
 
     @property
     def child_pid(self) -> int | None:
@@ -509,6 +517,7 @@ class TranslatorLink:
 
     def _publish(self, message: Translated) -> None:
         """Check and store, at a safe point."""
+        began = time.perf_counter_ns()
         machine = self._machine
         records = machine.records
         words = machine.control.words
@@ -541,6 +550,7 @@ class TranslatorLink:
         self.counts["instructions"] += message.instructions
         for name, microseconds in message.timings._asdict().items():
             self.times[name] += microseconds
+        self.times["install"] += (time.perf_counter_ns() - began) // 1000
         log.info(
             "region_published",
             id=message.id,

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, get_args
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, get_args
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -56,6 +56,7 @@ class Translation:
     `spans`: (offset, length) of the guest code bytes, ascending, not touching (see TRANSLATED).
     `lines`: bitmap of the 64-byte lines looked at, at least those of the spans.
     `instructions`: guest instructions lifted. `passes`, `level`: for `llvm.compile_ir`.
+    `select_us`: microseconds of lifting that went into choosing the instructions.
     """
 
     ir: str
@@ -65,6 +66,7 @@ class Translation:
     instructions: int
     passes: tuple[str, ...] = ("sroa", "instcombine", "simplifycfg")
     level: int = 1
+    select_us: int = 0
 
 
 class Untranslatable(Exception):
@@ -81,21 +83,28 @@ class EngineJob:
     """Build the tier-0 engine (`jit_proc.engine.build()`)."""
 
 
+class Times(NamedTuple):
+    """Microseconds a job took, by phase, and its processor time; parts of `fields.Timings`."""
+
+    select: int = 0
+    lift: int = 0
+    parse: int = 0
+    passes: int = 0
+    codegen: int = 0
+    link: int = 0
+    cpu: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A job done: a position-independent image, and the offsets of its entries in it (by slot).
-
-    Times in microseconds.
-    """
+    """A job done: a position-independent image, and the offsets of its entries in it (by slot)."""
 
     code: bytes
     entries: tuple[tuple[int, int], ...]
     spans: tuple[tuple[int, int], ...]
     lines: int
     instructions: int
-    lift_us: int
-    compile_us: int
-    link_us: int
+    times: Times
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +159,8 @@ def decode(body: bytes | bytearray | memoryview) -> Any:
     try:
         name, *fields = msgpack.unpackb(body, use_list=False, strict_map_key=False)
         message = _KINDS[name](*fields)
+        if isinstance(message, Region):
+            message = replace(message, times=Times(*message.times))
     except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
         raise ValueError(f"a frame of {len(body)} bytes makes no sense: {error!r}") from error
     if isinstance(message, Refusal) and message.reason not in _REASONS:

@@ -30,6 +30,7 @@ Read next: `select.py` (what a region consists of), `handlers.py` (`ValueEmitter
 from __future__ import annotations
 
 import functools
+import time
 
 from jit_proc import fp, kept
 from jit_proc.cold import ColdEmitter
@@ -421,7 +422,9 @@ declare i64 @llvm.bswap.i64(i64)
 def translate(job: Job) -> Translation:
     """Lift a job to IR. Raises Untranslatable when there is nothing to lift at its entries."""
     isa.load_all()
+    began = time.perf_counter_ns()
     selection = select(job.content, job.entries)
+    selected = time.perf_counter_ns()
     if not selection.entries:
         raise Untranslatable("unsupported", "no instruction at the entries can stand in a region")
     emitter = RegionEmitter(selection, bool(job.state_word & STATE_EXACT))
@@ -441,6 +444,7 @@ def translate(job: Job) -> Translation:
         spans=spans,
         lines=lines,
         instructions=len(selection.sites),
+        select_us=(selected - began) // 1000,
         passes=(
             *(("always-inline",) if emitter.routines or emitter.float_ops else ()),
             "sroa",

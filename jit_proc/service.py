@@ -28,7 +28,8 @@ import contextlib
 import os
 import secrets
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -214,6 +215,9 @@ class Broker:
     def close(self) -> None:
         """Say goodbye to all machines, end the workers, give everything back."""
         self._act(self.sessions.close(self._stopping or "the translator ends"))
+        self._count()
+        counts = {name: value for name, value in self.sessions.counters() if value}
+        log.info("work_summed", **counts, **rates(counts))
         self.pool.close()
         self._tidy()
         if self._spare is not None:
@@ -292,7 +296,8 @@ class Broker:
             pure = work.Job(asked.page, content, asked.entries, asked.state_word, job.backend)
             kept = self.kept.find(pure) if self.kept is not None else None
             if kept is not None:
-                self._act(self._answer(_Running(job, content, 0), kept))
+                again = replace(kept, times=work.Times())
+                self._act(self._answer(_Running(job, content, 0), again))
                 continue
             ticket = next(self._tickets)
             self._running[ticket] = _Running(job, content, min(_U32, int(waited * 1e6)))
@@ -325,6 +330,7 @@ class Broker:
         if not sessions.is_live(job) or not isinstance(outcome, work.Region):
             return sessions.rejected(job, "compiler_failed", "the worker answered something else")
         machine, asked = self._machines[job.session], job.request
+        began = time.perf_counter_ns()
         if self.kept is not None:
             pure = work.Job(
                 asked.page, running.content, asked.entries, asked.state_word, job.backend
@@ -335,6 +341,7 @@ class Broker:
             region = _describe(running, outcome, machine.code.used)
             _check(asked, region)
             offset = machine.code.publish(outcome.code, stamp.page, stamp.page_generation)
+            region = _placed(region, offset, (time.perf_counter_ns() - began) // 1000)
         except Unreadable as error:
             return sessions.rejected(job, error.reason, error.text)
         except CodeSpaceFull as error:
@@ -350,9 +357,10 @@ class Broker:
             epoch=asked.epoch,
             instructions=outcome.instructions,
             bytes=len(outcome.code),
-            ms=(outcome.lift_us + outcome.compile_us + outcome.link_us) / 1000,
+            ms=sum(outcome.times[:-1]) / 1000,
+            microseconds=region.timings._asdict(),
         )
-        return sessions.translated(job, _describe(running, outcome, offset), stamp)
+        return sessions.translated(job, region, stamp)
 
     def _engine_built(self, build: _Build, outcome: work.Outcome) -> None:
         if isinstance(outcome, work.Crash) and build.attempts < ENGINE_ATTEMPTS:
@@ -496,6 +504,21 @@ def keep_engine(
     return image.path
 
 
+def rates(counts: Mapping[str, int]) -> dict[str, float]:
+    """What a service's counts say of its speed: regions a second of a worker's time, and
+    microseconds of it, and of its processor's, that one guest instruction took.
+    """
+    instructions = counts.get("instructions", 0)
+    worked = sum(counts.get(f"{phase}_us", 0) for phase in work.Times._fields if phase != "cpu")
+    if not instructions or not worked:
+        return {}
+    return {
+        "regions_a_second": round(counts.get("translated", 0) / worked * 1e6, 1),
+        "us_an_instruction": round(worked / instructions, 1),
+        "cpu_us_an_instruction": round(counts.get("cpu_us", 0) / instructions, 1),
+    }
+
+
 def _segment(code: CodeSpace) -> Segment:
     return Segment(code.path, code.size)
 
@@ -503,6 +526,7 @@ def _segment(code: CodeSpace) -> Segment:
 def _describe(running: _Running, outcome: work.Region, offset: int) -> Region:
     """The region as TRANSLATED tells of it, its code standing at `offset` of the segment."""
     spans = tuple(Span(*span) for span in outcome.spans)
+    *phases, cpu = (min(_U32, microseconds) for microseconds in outcome.times)
     return Region(
         identity=identity_of(running.content, spans),
         code_offset=offset,
@@ -511,12 +535,18 @@ def _describe(running: _Running, outcome: work.Region, offset: int) -> Region:
         lines=outcome.lines,
         spans=spans,
         instructions=outcome.instructions,
-        timings=Timings(
-            running.queue_us,
-            min(_U32, outcome.lift_us),
-            min(_U32, outcome.compile_us),
-            min(_U32, outcome.link_us),
-        ),
+        timings=Timings._make((running.queue_us, *phases, 0, cpu)),
+    )
+
+
+def _placed(region: Region, offset: int, publish_us: int) -> Region:
+    """The same with its code at `offset`, which took so long."""
+    moved = offset - region.code_offset
+    return replace(
+        region,
+        code_offset=offset,
+        entries=tuple(Entry(slot, place + moved) for slot, place in region.entries),
+        timings=region.timings._replace(publish=min(_U32, publish_us)),
     )
 
 

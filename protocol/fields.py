@@ -147,12 +147,21 @@ class Span(NamedTuple):
 
 
 class Timings(NamedTuple):
-    """Where a translation's time went, in microseconds."""
+    """Where a translation's time went, in microseconds: `queue`, from the request's arrival until a
+    worker had it; `select`, `lift`, `parse` (the text, verified), `passes`, `codegen` and `link` in
+    the worker; `publish`, until it stood in the code segment; `cpu`, what the worker's processor
+    spent on all of its part, whatever else ran beside it.
+    """
 
     queue: U32
+    select: U32
     lift: U32
-    compile: U32
+    parse: U32
+    passes: U32
+    codegen: U32
     link: U32
+    publish: U32
+    cpu: U32
 
 
 class Counter(NamedTuple):

@@ -74,7 +74,7 @@ from protocol.fields import (
 from protocol.generations import Stamp, lines_of
 from protocol.layout import PAGE_SIZE
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Both sides must have the same; every message carries it. Raised by any change to a message, a
 table of names, or their meaning.
 """
@@ -309,7 +309,7 @@ class Translated(_Stamped):
         at, not lifted).
     spans: runs of guest code bytes it was made from, ascending, not touching each other.
     instructions: guest instructions lifted.
-    timings: microseconds in the queue, lifting, compiling, linking.
+    timings: where the time went.
     """
 
     identity: Identity

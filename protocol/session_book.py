@@ -10,7 +10,7 @@ Read next: `protocol.session_translator`, the only one that moves sessions from 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,6 +26,7 @@ from protocol.messages import (
     RejectReason,
     RetireCause,
     Retired,
+    Timings,
     Translate,
     Translated,
     Welcome,
@@ -33,6 +34,16 @@ from protocol.messages import (
 from protocol.session import Reply, TranslatorAction
 from protocol.session_requests import Jobs
 from protocol.session_terms import Region, Service
+
+COUNTED = (
+    *("requested", "translated", "rejected", "cancelled", "retired", "instructions"),
+    *(f"{phase}_us" for phase in Timings._fields),
+)
+"""What is counted of a session as long as it lives: requests and what became of them, guest
+instructions translated, and where the time went.
+"""
+
+NOTHING: Mapping[str, int] = {}
 
 
 @dataclass(slots=True)
@@ -107,8 +118,10 @@ def welcome(service: Service, one: Session) -> Welcome:
     )
 
 
-def counters(chosen: Iterable[Session], extra: dict[str, int]) -> tuple[Counter, ...]:
-    """Sums over some sessions, and further counts."""
+def counters(
+    chosen: Iterable[Session], extra: Mapping[str, int], before: Mapping[str, int] = NOTHING
+) -> tuple[Counter, ...]:
+    """Sums over some sessions and what was counted `before`, and further counts."""
     chosen = list(chosen)
     counts = {
         "sessions": len(chosen),
@@ -117,9 +130,9 @@ def counters(chosen: Iterable[Session], extra: dict[str, int]) -> tuple[Counter,
         "modules": sum(one.modules for one in chosen),
         "code_bytes": sum(one.bytes for one in chosen),
     }
-    for name in ("requested", "translated", "rejected", "cancelled", "retired"):
-        counts[name] = sum(one.counts.get(name, 0) for one in chosen)
-    return tuple(Counter(name, value) for name, value in (counts | extra).items())
+    for name in COUNTED:
+        counts[name] = sum(one.counts.get(name, 0) for one in chosen) + before.get(name, 0)
+    return tuple(Counter(name, value) for name, value in {**counts, **extra}.items())
 
 
 def answer(asked: Translate, region: Region, stamp: Stamp) -> Translated:
@@ -163,6 +176,6 @@ def reject(
     return Reply(one.peer, message)
 
 
-def count(one: Session, name: str) -> None:
-    """One more of something."""
-    one.counts[name] = one.counts.get(name, 0) + 1
+def count(one: Session, name: str, number: int = 1) -> None:
+    """So many more of something."""
+    one.counts[name] = one.counts.get(name, 0) + number

@@ -32,6 +32,7 @@ from protocol.messages import (
     Attached,
     Bye,
     Cancel,
+    Counter,
     Engine,
     EngineReady,
     Error,
@@ -92,6 +93,7 @@ class TranslatorSessions:
         self._engines: dict[str, list[int]] = {}
         self.extra: dict[str, int] = {}
         """Counts of the service that STATS of session 0 tells too."""
+        self._ended: dict[str, int] = {}  # what was counted of sessions that are over
 
     def start(self) -> list[TranslatorAction]:
         """The service begins."""
@@ -127,6 +129,9 @@ class TranslatorSessions:
         one.modules += 1
         one.bytes += region.code_size
         count(one, "translated")
+        count(one, "instructions", region.instructions)
+        for phase, microseconds in region.timings._asdict().items():
+            count(one, f"{phase}_us", microseconds)
         return [Reply(one.peer, answer(job.request, region, stamp or job.request.stamp))]
 
     def rejected(self, job: Job, reason: RejectReason, text: str = "") -> list[TranslatorAction]:
@@ -145,6 +150,10 @@ class TranslatorSessions:
             return [reject(one, job.request, "compiler_crashed", text)]
         one.jobs.add(job)
         return []
+
+    def counters(self) -> tuple[Counter, ...]:
+        """What STATS of session 0 tells: of all sessions, those that are over included."""
+        return counters(self._sessions.values(), self.extra, self._ended)
 
     def live_older(self, session: int) -> int:
         """Jobs of a session, queued or running, of another epoch than its present one."""
@@ -265,7 +274,7 @@ class TranslatorSessions:
         if number == 0 and isinstance(message, Ping):
             return [Reply(peer, Pong(0, message.token, self._service.incarnation))]
         if number == 0 and isinstance(message, Stats):
-            return [Reply(peer, StatsReply(0, counters(list(self._sessions.values()), self.extra)))]
+            return [Reply(peer, StatsReply(0, self.counters()))]
         one = self._sessions.get(number)
         if one is None or one.peer != peer:
             if isinstance(message, Bye | Cancel):
@@ -419,6 +428,8 @@ class TranslatorSessions:
 
     def _end(self, session: int, reason: str) -> list[TranslatorAction]:
         one = self._sessions.pop(session)
+        for name, value in one.counts.items():
+            self._ended[name] = self._ended.get(name, 0) + value
         self._turns.remove(session)
         return [*self._drop_jobs(one), ForgetSession(session, reason)]
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _SPANS = (Span(0, PAGE_BYTES),)
 _LINES = lines_of(_SPANS)
-_TIMINGS = Timings(1, 2, 3, 4)
+_TIMINGS = Timings(1, 2, 3, 4, 5, 6, 7, 8, 9)
 
 
 @dataclass

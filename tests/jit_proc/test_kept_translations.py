@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jit_proc import kept_translations
-from jit_proc.job import Job, Region
+from jit_proc.job import Job, Region, Times
 from protocol import mutants
 
 
@@ -14,7 +14,7 @@ def asked(content: bytes = bytes(4096), **changes: object) -> Job:
     return Job(**{**job, **changes})  # type: ignore[arg-type]
 
 
-REGION = Region(b"code", ((2, 0),), ((4, 4),), 1, 1, 0, 0, 0)
+REGION = Region(b"code", ((2, 0),), ((4, 4),), 1, 1, Times())
 LATER_LINE = bytes(64) + b"\1" + bytes(4031)
 FIRST_LINE = b"\1" + bytes(4095)
 

@@ -119,7 +119,7 @@ def test_a_request_becomes_code_in_the_segment(shared: Service, connect: Connect
     assert answer.identity == identity_of(fake.page(value=1000), answer.spans)
     assert answer.lines == 2**64 - 1
     assert answer.instructions == 3
-    assert answer.timings.compile > 0
+    assert min(answer.timings.codegen, answer.timings.publish, answer.timings.cpu) > 0
 
 
 def test_two_machines_have_a_segment_each(shared: Service, connect: Connect) -> None:

@@ -21,6 +21,7 @@ from jit_proc.job import (
     Ready,
     Refusal,
     Region,
+    Times,
     decode,
     encode,
 )
@@ -51,9 +52,7 @@ _messages = st.one_of(
         spans=st.just(((0, 2),)),
         lines=st.integers(0, 2**64 - 1),
         instructions=st.integers(0, 99),
-        lift_us=st.just(1),
-        compile_us=st.just(2),
-        link_us=st.just(3),
+        times=st.just(Times(1, 2, 3, 4, 5, 6, 7)),
     ),
 )
 

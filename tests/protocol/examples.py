@@ -79,7 +79,7 @@ EXAMPLES: tuple[Message, ...] = (
         0b11,
         (Span(0, 62), Span(64, 2)),
         17,
-        Timings(120, 800, 9000, 300),
+        Timings(120, 90, 800, 300, 700, 9000, 200, 40, 11000),
     ),
     Rejected(S, 1, *STAMP, (0, 4, 2047), "bytes_moved", ""),
     Cancel(S, 1),

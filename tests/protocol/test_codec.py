@@ -187,7 +187,7 @@ def test_what_is_wrong_is_named(envelope: Any, name: str):
 
 
 def test_a_field_that_comes_twice_is_malformed():
-    twice = b"\x93\xa4PING\x01\x83" + b"\xa7session\x01" * 2 + b"\xa5token\x02"
+    twice = b"\x93\xa4PING\x02\x83" + b"\xa7session\x01" * 2 + b"\xa5token\x02"
     assert refused(twice) == "malformed"
 
 
@@ -198,8 +198,11 @@ def test_a_structure_of_wrong_length_has_a_wrong_type():
 
 
 def test_extensions_and_deep_nesting_are_malformed():
-    assert refused(msgpack.packb(["PING", 1, {"token": msgpack.ExtType(5, b"x")}])) == "malformed"
-    assert refused(msgpack.packb(["PING", 1, {"token": msgpack.Timestamp(1)}])) in (
+    assert (
+        refused(msgpack.packb(["PING", PROTOCOL_VERSION, {"token": msgpack.ExtType(5, b"x")}]))
+        == "malformed"
+    )
+    assert refused(msgpack.packb(["PING", PROTOCOL_VERSION, {"token": msgpack.Timestamp(1)}])) in (
         "malformed",
         "wrong_type",
     )

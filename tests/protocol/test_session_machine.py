@@ -115,7 +115,7 @@ def translated(asked: Translate, **changes: Any) -> Translated:
         MASK_ALL,
         (Span(0, 4096),),
         1,
-        Timings(0, 0, 0, 0),
+        Timings(0, 0, 0, 0, 0, 0, 0, 0, 0),
     )
     return dataclasses.replace(whole, **changes)
 

@@ -67,7 +67,7 @@ class Translator:
             while job := self.sessions.take():
                 entries = tuple(Entry(slot, 64) for slot in job.request.entries)
                 spans = (Span(0, 4096),)
-                lines, timings = lines_of(spans), Timings(0, 0, 0, 0)
+                lines, timings = lines_of(spans), Timings(0, 0, 0, 0, 0, 0, 0, 0, 0)
                 region = Region(bytes(16), 64, 64, entries, lines, spans, 1, timings)
                 self.carry_out(self.sessions.translated(job, region))
         self.server.close()

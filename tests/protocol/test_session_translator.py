@@ -59,7 +59,8 @@ RAM = Segment("/proc/100/fd/3", 0x1000000)
 CTRL = Segment("/proc/100/fd/4", 4096)
 CODE = Segment("/proc/200/fd/9", 0x10000)
 NEXT = Segment("/proc/200/fd/10", 0x10000)
-REGION = Region(bytes(16), 64, 128, (Entry(4, 64),), 1, (Span(8, 4),), 1, Timings(1, 2, 3, 4))
+TIMINGS = Timings(1, 2, 3, 4, 5, 6, 7, 8, 9)
+REGION = Region(bytes(16), 64, 128, (Entry(4, 64),), 1, (Span(8, 4),), 1, TIMINGS)
 A, B = b"peer a", b"peer b"
 
 
@@ -429,6 +430,15 @@ def test_counts_of_a_session_and_of_all():
     assert (everything["sessions"], everything["queued"], everything["workers"]) == (2, 2, 4)
     assert (mine["queued"], mine["modules"], mine["code_bytes"]) == (1, 1, 128)
     assert "workers" not in mine
+    assert (mine["instructions"], mine["queue_us"], mine["codegen_us"], mine["cpu_us"]) == (
+        REGION.instructions,
+        TIMINGS.queue,
+        TIMINGS.codegen,
+        TIMINGS.cpu,
+    )
+    sessions.receive(A, Bye(1, "power off"))
+    after = dict(sessions.counters())
+    assert (after["sessions"], after["translated"], after["codegen_us"]) == (1, 1, TIMINGS.codegen)
 
 
 def test_anybody_may_ping():

@@ -341,7 +341,14 @@ class World:
             spans = tuple(Span(2 * slot, 2) for slot in asked.entries)
             made_from = identity(asked.page, self.content[asked.page])
             region = Region(
-                made_from, 64, 4096, entries, lines_of(spans), spans, 1, Timings(1, 2, 3, 4)
+                made_from,
+                64,
+                4096,
+                entries,
+                lines_of(spans),
+                spans,
+                1,
+                Timings(1, 2, 3, 4, 5, 6, 7, 8, 9),
             )
             self.do_translator(model.sessions.translated(job, region))
 

@@ -8,7 +8,7 @@ APPEND ?= console=ttyS0 panic=-1 cryptomgr.notests quiet
 PYTEST ?=
 # Options for coldboot stress
 STRESS ?= --minutes 5
-# Options for benchmarks/retirement.py
+# Options for the benchmarks: make bench BENCH="--only sieve --rounds 2"
 BENCH ?=
 
 VENV := .venv
@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo compare linux guests test model stress lint format lock clean bench-boot bench-retirement
+.PHONY: help setup demo compare linux guests test model stress lint format lock clean bench bench-boot bench-retirement
 
 help:
 	@echo "make demo    run a small guest: the machine and its translator, end to end"
@@ -25,6 +25,7 @@ help:
 	@echo "make test    lint, then all tests"
 	@echo "make model   check the model of the protocol, and that it finds each mistake (needs spin, gcc)"
 	@echo "make stress  let guests look for stale code: STRESS=\"--minutes 60\" for longer"
+	@echo "make bench   programs here, on QEMU, on Unicorn and on the host: BENCH=\"--quick\" is shorter"
 	@echo "make bench-retirement  what retiring code costs, beside QEMU"
 	@echo "make lint    style, types, and the arrows between packages"
 	@echo "make format  put the sources in the project's style"
@@ -67,6 +68,10 @@ model: $(READY)
 # Exit status 1: something was found, and stands in stress-findings/.
 stress: $(READY)
 	$(BIN)/coldboot stress --html stress.html --json stress.json $(STRESS)
+
+# Needs gcc, a cross compiler (Debian: gcc-riscv64-unknown-elf) and QEMU; half an hour.
+bench: $(READY)
+	$(BIN)/python -m benchmarks.suite --json bench.json --plot bench.svg $(BENCH)
 
 # Beside QEMU on this machine; prints ratios, asserts nothing.
 bench-boot: $(READY) guests

@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cpu_proc import options
@@ -300,21 +300,23 @@ def publish_untracked(machine: Machine) -> None:
     """Have regions published for pages that nothing is tracked of, and leave them so."""
     pages, publish = machine.control.pages, machine.records.publish
     words = PAGE.size // 8
-    lines, regions = PAGE.offset("lines") // 8, PAGE.offset("region_lines") // 8
+    tracked, regions = PAGE.offset("lines") // 8, PAGE.offset("region_lines") // 8
 
-    def untracked(page: int, bits: int, entries: Iterable[tuple[int, int]]) -> Region | None:
-        pages[page * words + lines] = bits
-        region = publish(page, bits, entries)
-        pages[page * words + lines] = pages[page * words + regions] = 0
+    def untracked(
+        page: int, lines: int, entries: Iterable[tuple[int, int]], number: int = 0
+    ) -> Region | None:
+        pages[page * words + tracked] = lines
+        region = publish(page, lines, entries, number)
+        pages[page * words + tracked] = pages[page * words + regions] = 0
         return region
 
-    machine.records.publish = untracked
+    machine.records.publish = untracked  # type: ignore[method-assign]
 
 
 def program(tracking: int, seconds: int) -> dict[str, object]:
     """Milliseconds a round of a program that never changes its code."""
     if not tracking:
-        import cpu_proc.machine as machines
+        from cpu_proc import engine as engines
         from cpu_proc import native
         from cpu_proc.engine import Engine
         from jit_proc.engine import build
@@ -325,7 +327,7 @@ def program(tracking: int, seconds: int) -> dict[str, object]:
             file.flush()
             base = native.map_code_copy(file.name, len(code), 0)
         engine = Engine(base, len(code), symbols)
-        machines.engines.load = lambda: engine
+        engines.load = lambda: engine
     machine = make(PROGRAM, "-m", "16M")
     if not tracking:
         publish_untracked(machine)
@@ -380,6 +382,7 @@ def patches(count: int) -> dict[str, object]:
 def main() -> int:
     """One measurement."""
     what, *numbers = sys.argv[1:]
+    modes: dict[str, Callable[..., dict[str, object]]]
     modes = {"resets": resets, "spin": spin, "program": program, "patches": patches}
     found = modes[what](*(int(n) for n in numbers))
     print(json.dumps(found))

@@ -1,0 +1,102 @@
+"""What is said of what was seen: figures from traces, ratios, means, and which runs are kept."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from benchmarks import figures, report
+from benchmarks.figures import Cost, Row
+from benchmarks.processes import Sample, Trace
+
+
+def row(name: str = "sieve", kind: str = "integer", **rounds: list[float | None]) -> Row:
+    """A row whose rounds cost so much CPU."""
+    names = {"qemu": "QEMU 7.2.22"}
+    return Row(
+        name,
+        kind,
+        1e6,
+        {
+            names.get(key, key): [None if c is None else Cost(2 * c, c, 0.0) for c in costs]
+            for key, costs in rounds.items()
+        },
+    )
+
+
+def test_a_cost_is_that_of_a_billion_instructions():
+    trace = Trace(steady=Sample(wall=3.0, own=1.5, others=0.5, chunks=50), memory=(7, 8))
+
+    cost = figures.cost(trace, instructions=10e6)
+
+    assert Cost(6.0, 3.0, 1.0, 7, 8) == cost
+    assert cost is not None
+    assert 4.0 == cost.cpu
+
+
+def test_a_run_that_was_never_warm_costs_nothing_known():
+    assert figures.cost(Trace(), 1e6) is None
+    assert figures.cost(Trace(steady=Sample(1, 1, 0, 0)), 1e6) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "wrong"),
+    [
+        (["a", "b"], ["a", "b", "c"], None),
+        (["a", "x"], ["a", "b", "c"], 1),
+        (["x"], ["a"], 0),
+        (["a", "b"], ["a"], 1),
+        ([], [], None),
+    ],
+)
+def test_the_first_wrong_chunk(found: list[str], expected: list[str], wrong: int | None):
+    assert wrong == figures.wrong_at(found, expected)
+
+
+def test_a_ratio_is_the_median_of_rounds_that_both_have():
+    one = row(qemu=[4.0, 100.0, 6.0], coldboot=[2.0, None, 2.0])
+
+    assert 2.5 == figures.ratio(one, "QEMU 7.2.22", "coldboot")
+    assert 2.0 == figures.least_ratio(one, "QEMU 7.2.22", "coldboot")
+
+
+def test_nothing_to_compare_is_no_number():
+    assert math.isnan(figures.ratio(row(qemu=[1.0]), "QEMU 7.2.22", "coldboot"))
+    assert math.isnan(figures.least_ratio(row(qemu=[None]), "QEMU 7.2.22", "coldboot"))
+    assert math.isnan(figures.geometric_mean([]))
+
+
+def test_means_by_kind():
+    rows = [
+        row("a", "integer", qemu=[4.0], coldboot=[2.0]),
+        row("b", "float", qemu=[8.0], coldboot=[1.0]),
+        row("c", "system", qemu=[64.0], coldboot=[1.0]),
+    ]
+
+    found = figures.means(rows, "QEMU 7.2.22", "coldboot")
+
+    assert found == pytest.approx(
+        {"integer": 2.0, "floating point": 8.0, "CPU-bound": 4.0, "all": (2 * 8 * 64) ** (1 / 3)}
+    )
+
+
+def test_json_there_and_back():
+    rows = [row(qemu=[4.0, None], coldboot=[2.0, 3.0])]
+    rows[0].problems["unicorn"] = "wrong result in chunk 3"
+    text = json.dumps(figures.as_json(rows, {"coldboot": "this tree"}))
+
+    assert (rows, {"coldboot": "this tree"}) == figures.from_json(json.loads(text))
+
+
+def test_the_tables_say_what_is_missing():
+    rows = [row(coldboot=[2.0, 3.0], qemu=[4.0, 6.0], native=[0.5, 0.5], unicorn=[None, None])]
+    rows[0].problems["unicorn"] = "wrong result in chunk 3"
+
+    text = "\n".join(report.least_table(rows))
+
+    assert "2.00x" in text
+    assert "unicorn: wrong result in chunk 3" in text
+    assert 4 == report.steady_table(rows).row_count
+    assert any("coldboot is slower than native" in line for line in report.mean_lines(rows))

@@ -61,6 +61,7 @@ class RegionEmitter(ValueEmitter):
         self.float_ops: set[str] = set()
         self.routines: dict[str, Function] = {}
         self.exits: dict[str, list[tuple[str, str, str]]] = {"slow": [], "near": [], "far": []}
+        self.turns: dict[tuple[int, ...], list[tuple[str, str]]] = {}
         self._slow = ""
         self.kept = kept.keeper()
 
@@ -75,6 +76,7 @@ class RegionEmitter(ValueEmitter):
         self.done = False
         self.emit_entry()
         self.lines += body
+        self.emit_turns()
         self.emit_exits()
         attributes = "nounwind strictfp" if self.float_ops else "nounwind"
         # The entry block comes first; allocas stand in it.
@@ -343,7 +345,30 @@ class RegionEmitter(ValueEmitter):
         return super().b_amo(op, address, value, size)
 
     def b_jump(self, target: str) -> None:
-        self.leave("far", target, 1)
+        inside = tuple(self.selection.turns(self.site))
+        if not inside or self.kept is not None:
+            self.leave("far", target, 1)
+            return
+        self.settle_count(1)
+        self.turns.setdefault(inside, []).append((self.label_name, target))
+        self.jump_to(f"turn{list(self.turns).index(inside)}")
+
+    def emit_turns(self) -> None:
+        """Where indirect jumps find out whether they stay: one block for all of a kind."""
+        for number, (inside, sources) in enumerate(self.turns.items()):
+            self.label(f"turn{number}")
+            wheres = ", ".join(f"[ {where}, %{block} ]" for block, where in sources)
+            where = self.value(f"phi i64 {wheres}")
+            count = self.value("load i64, ptr %counter")
+            away, on = self.new_label(), self.new_label()
+            self.branch_if(self.due(count), away, on, _LIKELY_NOT)
+            self.label(on)
+            slot = self.binary("lshr", self.binary("sub", where, "%page"), "1")
+            cases = " ".join(f"i64 {offset // 2}, label %b{offset}" for offset in inside)
+            self.terminate(f"switch i64 {slot}, label %{away} [ {cases} ]")
+            self.label(away)
+            self.exits["far"].append((self.label_name, where, count))
+            self.jump_to("exit_far")
 
     def b_refetch(self) -> None:
         """Leave by the next instruction's record: this region itself may be retired by now."""

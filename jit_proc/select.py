@@ -63,6 +63,13 @@ class Site:
             return True
         return self.decoded.operands.get("rd", 0) in (1, 5)
 
+    @property
+    def returns(self) -> bool:
+        """Whether it is a return, by the registers' use (unprivileged architecture, 2.5.1)."""
+        if self.decoded is None or self.target is not None or self.links:
+            return False
+        return self.decoded.operands.get("rs1") in (1, 5)
+
 
 @functools.cache
 def _liftable(function: Function) -> bool:
@@ -82,11 +89,21 @@ def read_site(content: bytes, offset: int) -> Site:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a region consists of: its sites by offset, its entries, where blocks begin."""
+    """What a region consists of: its sites by offset, its entries, where blocks begin.
+
+    `behind_calls`, `hot`: where an indirect jump of the region may go on in it - a return behind
+    one of its calls, any other at an entry that was asked for.
+    """
 
     sites: dict[int, Site]
     entries: list[int]
     leaders: set[int]
+    behind_calls: list[int]
+    hot: list[int]
+
+    def turns(self, site: Site) -> list[int]:
+        """Offsets in the region to which the indirect jump at a site may go."""
+        return self.behind_calls if site.returns else self.hot
 
 
 def select(content: bytes, entries: tuple[int, ...]) -> Selection:
@@ -128,7 +145,9 @@ def select(content: bytes, entries: tuple[int, ...]) -> Selection:
     leaders |= {s.end for s in sites.values() if s.offset + 2 < s.end and s.offset + 2 in sites}
     chosen = [o for o in dict.fromkeys([*wanted, *extra]) if o in sites and sites[o].liftable]
     chosen = sorted(chosen[:MAX_ENTRIES])
-    return Selection(sites, chosen, leaders | set(chosen))
+    behind_calls = sorted({s.end for s in sites.values() if s.links and s.end in sites})
+    hot = [o for o in sorted(wanted) if o in sites]
+    return Selection(sites, chosen, leaders | {*chosen, *behind_calls}, behind_calls, hot)
 
 
 def spans_of(sites: dict[int, Site]) -> tuple[tuple[int, int], ...]:

@@ -11,14 +11,17 @@ Invariants:
 - Naming a backend and judging its options needs no compiler: this package is imported by the
   broker, `translate` runs in workers, and imports there what it needs.
 
-Backends: `llvm` (what runs fast), `reference` (what is trusted), `none` (what tier 0 does alone).
+Backends: `llvm` (what runs fast), `reference` (what is trusted), `none` (what tier 0 does alone),
+and those that installed packages offer by an entry point of the group `coldboot.backends`.
 
 Read next: `protocol/backends.py` (how one is spelt), `llvm.py`, `reference.py`, `worker.py`.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,8 +29,12 @@ from typing import Protocol
 
 from jit_proc.job import Job, Region
 from protocol.backends import parse
+from protocol.logs import get_logger
+
+log = get_logger("translator")
 
 DEFAULT = "llvm"
+GROUP = "coldboot.backends"  # of entry points: `NAME = "module:object"`
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +70,31 @@ _BUILT_IN = {
 }
 
 
+@functools.cache
+def _table() -> dict[str, str]:
+    """`module:object` of each backend by name: ours, then others'. None of them is imported."""
+    table = dict(_BUILT_IN)
+    for point in importlib.metadata.entry_points(group=GROUP):
+        try:
+            name, options = parse(point.name)
+        except ValueError:
+            name, options = "", {}
+        if not name or options or name in _BUILT_IN:
+            what = "taken" if name in _BUILT_IN else "no name of a backend"
+            log.warning("backend_left_out", name=point.name, object=point.value, reason=what)
+            continue
+        table[name] = point.value
+    return table
+
+
 def names() -> tuple[str, ...]:
     """The names of all backends, the default first."""
-    return tuple(_BUILT_IN)
+    return tuple(_table())
 
 
 def find(name: str) -> Backend:
-    """The backend of this name. Raises KeyError."""
-    module, _, attribute = _BUILT_IN[name].partition(":")
+    """The backend of this name. Raises KeyError, or what a module of others raises on import."""
+    module, _, attribute = _table()[name].partition(":")
     backend: Backend = getattr(importlib.import_module(module), attribute)
     return backend
 
@@ -81,9 +105,12 @@ def complaint(word: str) -> str:
         name, settings = parse(word)
     except ValueError as error:
         return str(error)
-    if name not in _BUILT_IN:
+    if name not in _table():
         return f"backend {name} is unknown: use one of {', '.join(names())}"
-    known = {option.name: option for option in find(name).options}
+    try:
+        known = {option.name: option for option in find(name).options}
+    except Exception as error:
+        return f"backend {name} ({_table()[name]}) cannot be loaded: {error}"
     for key, value in settings.items():
         option = known.get(key)
         if option is None:
@@ -98,6 +125,10 @@ def listing() -> str:
     """All backends with their options, for people."""
     lines = []
     for name in names():
+        why = complaint(name)
+        if why:
+            lines.append(f"{name:<30}{why}")
+            continue
         backend = find(name)
         lines.append(f"{name:<30}{backend.summary}")
         for option in backend.options:

@@ -7,9 +7,9 @@
 
 `resets`: a guest makes chains of small functions and runs them until LIVE translations are there,
 then resets itself, COUNT times over. The translator is a service that remembers what it made of
-equal bytes (`--keep`): pages are alike, so that 100,000 regions, each with messages, a place in the
-code segment and records of its own, are a matter of minutes. Milliseconds a reset, from the
-machine's book of retirements; and from the guest's view, from its store to the finisher to its
+equal bytes (`--store memory`): pages are alike, so that 100,000 regions, each with messages, a
+place in the code segment and records of its own, are a matter of minutes. Milliseconds a reset, by
+the machine's book of retirements; and from the guest's view, from its store to the finisher to its
 first instruction after.
 
 `spin`: HARTS harts in one-instruction loops; everything is retired COUNT times. Milliseconds from
@@ -221,8 +221,8 @@ def resets(live: int, count: int) -> dict[str, object]:
     memory = (pages * 4096 >> 20) + 8
     with tempfile.TemporaryDirectory(prefix="retirement-") as folder:
         endpoint = f"ipc://{folder}/translator"
-        command = [sys.executable, "-m", "jit_proc", "--keep", "--code-space", "128M"]
-        command += ["--endpoint", endpoint, "--log-level", "warning"]
+        command = [sys.executable, "-m", "jit_proc", "--store", "memory"]
+        command += ["--code-space", "128M", "--endpoint", endpoint, "--log-level", "warning"]
         translator = subprocess.Popen(command)
         try:
             words = ["-m", f"{memory}M", "-threshold", THRESHOLD, "-translator", endpoint]

@@ -131,6 +131,11 @@ def _backends(words: list[str]) -> int:
     return _translator(["--backends"])
 
 
+def _store(words: list[str]) -> int:
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "jit_proc.store_tool", *words])
+
+
 def _guests(words: list[str]) -> int:
     from cpu_proc import guests
 
@@ -190,6 +195,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "run": ("run a guest; without arguments, a demonstration", _run),
     "guests": ("fetch kernels and firmware to run", _guests),
     "translator": ("run a translator as a service for many machines", _translator),
+    "store": ("look after translations kept on disk: info, verify, clear", _store),
     "backends": ("list what translates guests' code, with options", _backends),
     "doctor": ("tell whether this computer has what a machine needs", _doctor),
     "explain": ("show what a run retired, when, why and by whom", _explain),

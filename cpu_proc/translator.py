@@ -591,6 +591,8 @@ class TranslatorLink:
         self._end_child(0)  # of a lost one nothing is expected any more
         command = [sys.executable, "-m", *mutants.translator_module(), "--parent", str(os.getpid())]
         command += ["--endpoint", self._endpoint]
+        if self._options.cold:
+            command += ["--store", "off"]
         if self._options.log_json:
             command.append("--log-json")
         if log.enabled("info"):

@@ -49,6 +49,13 @@ def _code_space(text: str) -> int:
     return value
 
 
+def _store_size(text: str) -> int:
+    value = size(text)
+    if not 1 << 20 <= value <= 1 << 40:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: 1M to 1024G")
+    return value
+
+
 def _workers(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 64:
         raise argparse.ArgumentTypeError(f"{text!r} workers: 1 to 64 are possible")
@@ -104,11 +111,22 @@ def _parser() -> argparse.ArgumentParser:
         "--nice", type=_nice, default=5, metavar="N", help="workers' niceness (default %(default)s)"
     )
     parser.add_argument(
-        "--keep",
-        action="store_true",
-        help="remember translations by the bytes they were made from, until the service ends",
+        "--store",
+        choices=("disk", "memory", "off"),
+        default="disk",
+        help="where translations are kept by what they were made from: on disk too, until the"
+        " service ends, or not at all (default %(default)s)",
     )
-    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="where engines are kept")
+    parser.add_argument(
+        "--store-size",
+        type=_store_size,
+        default=256 << 20,
+        metavar="SIZE",
+        help="bytes of translations on disk (default 256M)",
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="FOLDER", help="where engines and translations are kept"
+    )
     parser.add_argument(
         "--log-json", action="store_true", help="log JSON objects, one a line, to standard error"
     )
@@ -150,7 +168,8 @@ def run(arguments: list[str] | None = None) -> int:
             "code_space",
             "nice",
             "cache",
-            "keep",
+            "store",
+            "store_size",
             "lifter",
             "engine",
         )

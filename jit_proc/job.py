@@ -106,6 +106,10 @@ class Region:
     instructions: int
     times: Times
 
+    def enters(self, slot: int) -> bool:
+        """Whether it can be entered there."""
+        return any(slot == one for one, _ in self.entries)
+
 
 @dataclass(frozen=True, slots=True)
 class EngineBuilt:

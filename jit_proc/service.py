@@ -12,6 +12,8 @@ Invariants:
   copy, the rarer the answer that comes too late. They are checked against the counters before and
   after reading, and once more before the code is placed.
 - A job that is no longer live leaves nothing in the code segment and gets no answer.
+- A request that the content store can answer waits for no worker: the store is asked as soon as a
+  request comes, `LOOKUPS` in a turn of the loop. Workers start with the first one it cannot answer.
 - A retirement is answered after the old segment is put away, where nothing can be placed in it any
   more, and no running job of an older epoch is left in `_running`; `live_older` counts them by
   looking. All harts wait for the answer: the new segment was made before, the old one is closed
@@ -19,7 +21,8 @@ Invariants:
 - A machine that ends without a word is noticed by its process's end: its memory is let go.
 - What a worker says is checked as what a machine says is; a wrong answer is a refusal, not an end.
 
-Read next: `protocol/session_translator.py`, `pool.py`, `machine_view.py`, `code_space.py`.
+Read next: `protocol/session_translator.py`, `pool.py`, `machine_view.py`, `code_space.py`,
+`content_store.py`.
 """
 
 from __future__ import annotations
@@ -28,12 +31,13 @@ import contextlib
 import os
 import secrets
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
-from jit_proc import backends, kept_translations
+from jit_proc import backends, content_store
 from jit_proc import job as work
 from jit_proc.backends.llvm import DEFAULT_LIFTER
 from jit_proc.code_space import DEFAULT_SIZE, CodeSpace, CodeSpaceFull
@@ -81,6 +85,7 @@ from protocol.transport import MAX_WAIT, Server, Timers, default_endpoint
 HOSTS = ("x86_64",)  # what `link.py` knows
 DRAIN_LIMIT = 2.0  # seconds that jobs under way are given when the service is told to end
 ENGINE_ATTEMPTS = 2
+LOOKUPS = 8  # in the content store, before messages are looked at again
 
 _U32 = 2**32 - 1
 
@@ -89,8 +94,8 @@ log = get_logger("translator")
 
 @dataclass(frozen=True)
 class Options:
-    """How a translator is run. `code_space` in bytes, a segment for each machine and epoch; `keep`:
-    remember translations by what they were made from.
+    """How a translator is run. `code_space` in bytes, a segment for each machine and epoch; `store`
+    and `store_size` (bytes on disk): where translations are kept; `cache`: the folder for that.
     """
 
     endpoint: str = field(default_factory=default_endpoint)
@@ -100,7 +105,8 @@ class Options:
     lifter: str = DEFAULT_LIFTER
     engine: str = DEFAULT_ENGINE
     cache: Path | None = None
-    keep: bool = False
+    store: content_store.Mode = "disk"
+    store_size: int = content_store.DEFAULT_DISK
 
 
 def make_pool(options: Options) -> Pool:
@@ -137,6 +143,12 @@ class _Running:
     content: bytes
     queue_us: int
 
+    @property
+    def pure(self) -> work.Job:
+        """What translating depends on, and nothing else."""
+        asked = self.job.request
+        return work.Job(asked.page, self.content, asked.entries, asked.state_word, self.job.backend)
+
 
 @dataclass
 class _Build:
@@ -164,7 +176,10 @@ class Broker:
         )
         self.sessions = TranslatorSessions(description)
         self.store = EngineStore(options.cache)
-        self.kept = kept_translations.made(self.store.folder, current_engine_key(), options.keep)
+        # Of another lifter nothing is known that could stand in a key.
+        mode = options.store if options.lifter == DEFAULT_LIFTER else "off"
+        self.kept = content_store.made(self.store.folder, mode, options.store_size)
+        self._fresh: deque[tuple[int, int]] = deque()  # session, id: not looked for in it yet
         self.pool = make_pool(options)
         self._timers = Timers()
         self._machines: dict[int, _Machine] = {}
@@ -178,7 +193,8 @@ class Broker:
         self._stopping = ""
         self._stop_at = 0.0
         self.server.watch(self._wake)
-        self.pool.start()
+        if self.kept is None or not self.kept.is_warm():
+            self.pool.start()
         self._act(self.sessions.start())
 
     def stop(self, reason: str) -> None:
@@ -207,9 +223,10 @@ class Broker:
                     self._act(self.sessions.receive(machine.peer, bye))
             for result in self.pool.collect():
                 self._finished(result)
-            self._count()
             if not self._stopping:
+                self._serve_kept()
                 self._feed()
+            self._count()
             self._tidy()
 
     def close(self) -> None:
@@ -224,6 +241,8 @@ class Broker:
             self._spare.close()
         self.server.close()
         self.store.close()
+        if self.kept is not None:
+            self.kept.close()
         os.close(self._wake)
 
     # --- segments ------------------------------------------------------------------------------
@@ -251,6 +270,8 @@ class Broker:
 
     def _timeout(self) -> float:
         """Seconds until something is due."""
+        if self._fresh and not self._stopping:
+            return 0.0
         limit = self._timers.wait(MAX_WAIT)
         due = self.pool.deadline()
         now = time.monotonic()
@@ -276,6 +297,8 @@ class Broker:
             self._peers[message.session] = peer
         elif isinstance(message, Translate) and machine is not None and machine.peer == peer:
             machine.arrived[message.id] = time.monotonic()
+            if self.kept is not None:
+                self._fresh.append((message.session, message.id))
         self._act(self.sessions.receive(peer, message))
 
     def _feed(self) -> None:
@@ -293,21 +316,44 @@ class Broker:
             except Unreadable as error:
                 self._act(self.sessions.rejected(job, error.reason, error.text))
                 continue
-            pure = work.Job(asked.page, content, asked.entries, asked.state_word, job.backend)
-            kept = self.kept.find(pure) if self.kept is not None else None
+            running = _Running(job, content, min(_U32, int(waited * 1e6)))
+            # Meanwhile it may have been made for another machine.
+            kept = self.kept.find(running.pure, disk=False) if self.kept is not None else None
             if kept is not None:
-                again = replace(kept, times=work.Times())
-                self._act(self._answer(_Running(job, content, 0), again))
+                self._act(self._answer(running, kept.region, fresh=False))
                 continue
             ticket = next(self._tickets)
-            self._running[ticket] = _Running(job, content, min(_U32, int(waited * 1e6)))
-            self.pool.submit(ticket, pure)
+            self._running[ticket] = running
+            self.pool.start()
+            self.pool.submit(ticket, running.pure)
+
+    def _serve_kept(self) -> None:
+        """Answer what the content store can answer; nobody waits for a worker by this."""
+        for _ in range(min(LOOKUPS, len(self._fresh))):
+            session, id = self._fresh.popleft()
+            job = self.sessions.waiting(session, id)
+            machine = self._machines.get(session)
+            if job is None or machine is None or self.kept is None:
+                continue  # cancelled or retired meanwhile, or with a worker already
+            try:
+                content = machine.view.read_page(job.request.stamp)
+            except Unreadable:
+                continue  # refused when its turn comes
+            waited = time.monotonic() - machine.arrived.get(id, 0.0)
+            running = _Running(job, content, min(_U32, int(waited * 1e6)))
+            kept = self.kept.find(running.pure)
+            if kept is None:
+                continue
+            self.sessions.take_one(job)
+            machine.arrived.pop(id, None)
+            self._act(self._answer(running, kept.region, fresh=False))
 
     def _count(self) -> None:
         self.sessions.extra.update(
             workers=self.pool.count,
             workers_started=self.pool.started,
             workers_died=self.pool.died,
+            **(self.kept.counters() if self.kept is not None else {}),
         )
 
     # --- results -------------------------------------------------------------------------------
@@ -319,8 +365,13 @@ class Broker:
         elif running is not None:
             self._act(self._answer(running, result.outcome))
 
-    def _answer(self, running: _Running, outcome: work.Outcome) -> list[TranslatorAction]:
-        """What the sessions say to a job's outcome; code is placed here, and only here."""
+    def _answer(
+        self, running: _Running, outcome: work.Outcome, *, fresh: bool = True
+    ) -> list[TranslatorAction]:
+        """What the sessions say to a job's outcome; code is placed here, and only here.
+
+        `fresh`: a worker made it, so it may be kept.
+        """
         job, sessions = running.job, self.sessions
         if isinstance(outcome, work.Crash):
             log.warning("job_crashed", session=job.session, id=job.request.id, text=outcome.text)
@@ -331,11 +382,8 @@ class Broker:
             return sessions.rejected(job, "compiler_failed", "the worker answered something else")
         machine, asked = self._machines[job.session], job.request
         began = time.perf_counter_ns()
-        if self.kept is not None:
-            pure = work.Job(
-                asked.page, running.content, asked.entries, asked.state_word, job.backend
-            )
-            self.kept.keep(pure, outcome)
+        if self.kept is not None and fresh:
+            self.kept.keep(running.pure, outcome)
         try:
             stamp = machine.view.confirm(asked.stamp)
             region = _describe(running, outcome, machine.code.used)
@@ -377,6 +425,7 @@ class Broker:
     def _build(self, build: _Build) -> None:
         ticket = next(self._tickets)
         self._running[ticket] = build
+        self.pool.start()
         self.pool.submit(ticket, work.EngineJob())
 
     # --- actions -------------------------------------------------------------------------------

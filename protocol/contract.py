@@ -196,12 +196,12 @@ STRUCTURES = (
     Structure(
         "content store (memory and disk)",
         "translator",
-        "kept: the key holds every input",
+        "kept: its key holds all that decides the code but guest bytes, and these are compared",
         "kept",
-        "kept: other bytes have another key",
+        "kept: an entry stands for the bytes it was made from, and is found by no others",
         "part of its key",
         "translator",
-        "jit_proc/kept_translations.py KeptTranslations",
+        "jit_proc/content_store.py ContentStore",
     ),
     Structure(
         "breakpoint",

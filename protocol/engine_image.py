@@ -51,12 +51,16 @@ _BROKER: Final = frozenset(
         "__main__",
         "armed",
         "code_space",
+        "content_store",
         "job",
         "machine_view",
         "pool",
         "process",
         "service",
         "store",
+        "store_disk",
+        "store_entry",
+        "store_tool",
     )
 )
 """Modules of `jit_proc` that carry the engine about and have no part in what it consists of."""
@@ -117,6 +121,21 @@ def llvmlite_version() -> str:
         with contextlib.suppress(OSError):
             return (Path(folder) / "_version.py").read_text(encoding="utf-8")
     return ""
+
+
+def llvmlite_library() -> tuple[int, int]:
+    """Size and time of change (ns) of the library that is LLVM: it may be built with another one.
+
+    Zeros when there is none.
+    """
+    from importlib.machinery import PathFinder
+
+    spec = PathFinder.find_spec("llvmlite")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        with contextlib.suppress(OSError):
+            status = (Path(folder) / "binding" / "libllvmlite.so").stat()
+            return status.st_size, status.st_mtime_ns
+    return 0, 0
 
 
 def _source_texts() -> Iterable[str]:

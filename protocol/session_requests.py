@@ -96,6 +96,11 @@ class Jobs:
                 return job
         return None
 
+    def take_one(self, id: int) -> None:
+        """The job of this id, which waits, is running now."""
+        self.running[id] = self.queued.pop(id)
+        self._sweep()
+
     def is_live(self, job: Job) -> bool:
         """Whether the job is running and wanted."""
         return self.running.get(job.request.id) is job
@@ -112,10 +117,13 @@ class Jobs:
         job = self.queued.pop(id, None)
         if job is None:
             return self.running.pop(id, None)
+        self._sweep()
+        return job
+
+    def _sweep(self) -> None:
         if len(self._heap) > 2 * len(self.queued) + _SLACK:
             self._heap = [one for one in self._heap if self.queued.get(one[1]) is one[2]]
             heapq.heapify(self._heap)
-        return job
 
     def clear(self) -> None:
         """Forget all."""

@@ -112,6 +112,15 @@ class TranslatorSessions:
                 return job
         return None
 
+    def waiting(self, session: int, id: int) -> Job | None:
+        """A certain job, if it could be taken; it waits on."""
+        one = self._sessions.get(session)
+        return one.jobs.queued.get(id) if one is not None and one.state == "attached" else None
+
+    def take_one(self, job: Job) -> None:
+        """A job that waits is taken out of turn."""
+        self._sessions[job.session].jobs.take_one(job.request.id)
+
     def is_live(self, job: Job) -> bool:
         """Whether the result of a job that was taken is still wanted. Ask before placing code."""
         one = self._sessions.get(job.session)

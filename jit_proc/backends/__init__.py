@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jit_proc.job import Job, Region
-from protocol.backends import parse
+from protocol.backends import name_of, parse
 from protocol.logs import get_logger
 
 log = get_logger("translator")
@@ -90,6 +90,11 @@ def _table() -> dict[str, str]:
 def names() -> tuple[str, ...]:
     """The names of all backends, the default first."""
     return tuple(_table())
+
+
+def is_ours(word: str) -> bool:
+    """Whether a backend, as it is spelt, is part of this project: what it makes may be kept."""
+    return name_of(word) in _BUILT_IN
 
 
 def find(name: str) -> Backend:

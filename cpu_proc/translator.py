@@ -179,12 +179,13 @@ class TranslatorLink:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(self.counts.items()))
         lines = [f"translator: {counts or 'nothing'}"]
         done, instructions = self.counts["published"], self.counts["instructions"]
-        if done and instructions:
+        fresh = done - self.counts["from_store"]
+        if fresh and instructions:
             times = ", ".join(f"{name} {us / done / 1e3:.2f}" for name, us in self.times.items())
             lines.append(f"  mean milliseconds a region: {times}")
             worked = max(1, sum(self.times[name] for name in WORKED))
             lines.append(
-                f"  {done / worked * 1e6:.1f} regions a second of a worker's time, "
+                f"  {fresh / worked * 1e6:.1f} regions a second of a worker's time, "
                 f"{worked / instructions:.0f} microseconds a guest instruction"
                 f" ({self.times['cpu'] / instructions:.0f} of its processor)"
             )
@@ -390,8 +391,10 @@ class TranslatorLink:
                     self._timers.set(name, seconds)
                 case s.CancelTimer(name):
                     self._timers.cancel(name)
-                case s.Publish(message):
+                case s.Publish(message, left):
                     self.counts["translated"] += 1
+                    if left:
+                        self._backlog.add({message.page: left})
                     self._machine.safe_point.post(functools.partial(self._publish, message))
                 case s.AttachCode(code, epoch):
                     self._attach_code(code, epoch)
@@ -547,7 +550,10 @@ class TranslatorLink:
             self._shortcuts.published(message)
             self._put(("leftovers", self._shortcuts))
         self.counts["published"] += 1
-        self.counts["instructions"] += message.instructions
+        if any(getattr(message.timings, name) for name in WORKED):
+            self.counts["instructions"] += message.instructions
+        else:
+            self.counts["from_store"] += 1
         for name, microseconds in message.timings._asdict().items():
             self.times[name] += microseconds
         self.times["install"] += (time.perf_counter_ns() - began) // 1000

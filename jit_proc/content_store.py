@@ -25,6 +25,7 @@ from __future__ import annotations
 import functools
 import os
 import queue
+import re
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
@@ -90,12 +91,12 @@ def toolchain() -> Toolchain:
             parts += [path.name, path.read_text(encoding="utf-8")]
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part.encode())
-    version = [word for word in engine_image.llvmlite_version().split('"') if word[:1].isdigit()]
+    version = re.search(r"[\"']([0-9][^\"']*)[\"']", engine_image.llvmlite_version())
     names = dict(line.split("=", 1) for line in engine_image.host_cpu().splitlines() if "=" in line)
     text = {
         "isa": isa_hash(),
         "layout": LAYOUT_HASH,
-        "llvmlite": version[0] if version else "unknown",
+        "llvmlite": version[1] if version else "unknown",
         "cpu": names.get("model name", os.uname().machine),
         "toolchain": digest.hexdigest()[:12],
     }
@@ -237,7 +238,7 @@ class ContentStore:
         self._disk: Disk | None = None
         self._writer = _Writer(folder, limit) if folder is not None else None
         self._trouble = 0
-        self.hits = self.misses = self.refused = 0
+        self.hits = self.misses = self.refused = self.instructions = 0
         self._open()
 
     def _open(self) -> None:
@@ -294,7 +295,9 @@ class ContentStore:
             self.misses += disk
             return None
         self.hits += 1
-        return Found(together(chosen), tuple(s for s in job.entries if s not in covered))
+        region = together(chosen)
+        self.instructions += region.instructions
+        return Found(region, tuple(s for s in job.entries if s not in covered))
 
     def _search(self, context: bytes, slot: int, job: Job, disk: bool) -> Entry | None:
         keys = search_keys(context, slot, job.content)
@@ -359,6 +362,7 @@ class ContentStore:
         return {
             "store_hits": self.hits,
             "store_misses": self.misses,
+            "store_instructions": self.instructions,
             "store_refused": self.refused,
             "store_regions": len(self._memory),
             "store_memory_bytes": self._memory.size,

@@ -557,12 +557,13 @@ def rates(counts: Mapping[str, int]) -> dict[str, float]:
     """What a service's counts say of its speed: regions a second of a worker's time, and
     microseconds of it, and of its processor's, that one guest instruction took.
     """
-    instructions = counts.get("instructions", 0)
+    instructions = counts.get("instructions", 0) - counts.get("store_instructions", 0)
+    translated = counts.get("translated", 0) - counts.get("store_hits", 0)
     worked = sum(counts.get(f"{phase}_us", 0) for phase in work.Times._fields if phase != "cpu")
-    if not instructions or not worked:
+    if instructions <= 0 or not worked:
         return {}
     return {
-        "regions_a_second": round(counts.get("translated", 0) / worked * 1e6, 1),
+        "regions_a_second": round(translated / worked * 1e6, 1),
         "us_an_instruction": round(worked / instructions, 1),
         "cpu_us_an_instruction": round(counts.get("cpu_us", 0) / instructions, 1),
     }

@@ -429,7 +429,13 @@ class MachineSession:
         if isinstance(message, Translated):
             if message.code_offset + message.code_size > self.code.size:
                 return [_dropped(message, "outside_of_code_segment"), failed]
-            return [Publish(replace(message, epoch=self.epoch) if armed("M42") else message)]
+            entered = {slot for slot, _ in message.entries}
+            left = tuple(slot for slot in asked.entries if slot not in entered)
+            if len(left) == len(asked.entries):
+                left = ()  # it would be answered by the same again
+            if armed("M42"):
+                message = replace(message, epoch=self.epoch)
+            return [Publish(message, left)]
         if message.reason == "code_space_full" and not self._full:
             self._full = True
             return [RequestRefused(message), CodeSpaceFull()]

@@ -136,7 +136,7 @@ def test_a_translation_asked_for_is_published_once():
     request = asked(machine, slots=(8, 4, 8))
     assert request == Translate(1, 1, 5, 1, 3, 9, 2, (4, 8), 10)
     answer = translated(request)
-    assert machine.receive(answer) == [Publish(answer)]
+    assert machine.receive(answer) == [Publish(answer, (8,))]
     assert machine.receive(answer) == [Dropped("TRANSLATED", 1, "not_outstanding")]
     assert machine.outstanding == 0
 
@@ -505,3 +505,11 @@ def test_a_message_that_cannot_be_queued_ends_the_session():
     actions = machine.send_failed(retire)
     assert of(TranslatorDead, actions) == [TranslatorDead("send_queue_full", epoch_needed=True)]
     assert may_run(machine)
+
+
+def test_slots_that_an_answer_leaves_out_are_told():
+    machine = attached()
+    some = translated(asked(machine, slots=(3, 4, 9)), entries=(Entry(4, 64), Entry(5, 64)))
+    assert machine.receive(some) == [Publish(some, (3, 9))]
+    none = translated(asked(machine, slots=(3, 4, 9)), entries=(Entry(5, 64),))
+    assert machine.receive(none) == [Publish(none)]  # asked again, it would be answered the same

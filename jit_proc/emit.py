@@ -104,7 +104,8 @@ class Emitter:
         self.allocas: list[str] = []
         self.done = False
         self._names = 0
-        self._scope: dict[str, str] = {}  # local -> its alloca, or a parameter's operand
+        self._scope: dict[str, str] = {}  # local -> its alloca, or its operand
+        self._once: set[str] = set()  # locals assigned in one place that all reads lie behind
         self.label_name = "entry"
 
     # --- building blocks -------------------------------------------------------------------
@@ -247,14 +248,21 @@ class Emitter:
 
     def body(self, function: Function, operands: dict[str, str]) -> None:
         """Emit a function's statements with these operands for its parameters."""
-        assigned = {
+        targets = [
             n.target.name
             for n in function.nodes
             if isinstance(n, Assign) and isinstance(n.target, Local)
-        }
+        ]
+        assigned = set(targets)
         self._scope = dict(operands)
+        self._once = {
+            n.target.name
+            for n in function.body
+            if isinstance(n, Assign) and isinstance(n.target, Local)
+            if n.target.name not in operands and targets.count(n.target.name) == 1
+        }
         for name, type_ in function.locals.items():
-            if name in assigned:
+            if name in assigned and name not in self._once:
                 self._names += 1
                 slot = f"%v{self._names}.{name}"
                 self.allocas.append(f"  {slot} = alloca {TYPES[type_]}")
@@ -271,6 +279,8 @@ class Emitter:
 
     def statement(self, node: Stmt) -> None:
         match node:
+            case Assign(Local(name), value) if name in self._once:
+                self._scope[name] = self.expr(value)
             case Assign(Local(name, type_), value):
                 self.emit(f"store {TYPES[type_]} {self.expr(value)}, ptr {self._scope[name]}")
             case Assign(Register(file, index), value):

@@ -20,16 +20,19 @@ Source: RISC-V unprivileged architecture, chapters F and D; Intel SDM vol. 1, se
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 from protocol.layout import HART
 from protocol.riscv.language import BUILTINS, FP_BUILTINS
 
 OPERATIONS = tuple(sorted(FP_BUILTINS))  # a callback names an operation by its index here
 
-_TYPE = {"f32": "float", "f64": "double"}
-_INT = {"f32": "i32", "f64": "i64"}
-_META = 'metadata !"round.dynamic", metadata !"fpexcept.strict"'
-_STRICT = 'metadata !"fpexcept.strict"'
+TYPE = {"f32": "float", "f64": "double"}
+INTEGER = {"f32": "i32", "f64": "i64"}
+STRICT = 'metadata !"fpexcept.strict"'
+DYNAMIC = f'metadata !"round.dynamic", {STRICT}'
+UNORDERED = f'metadata !"uno", {STRICT}'
+NOT_LESS = f'metadata !"uge", {STRICT}'
 # Magnitudes below these convert without saturating, whatever the rounding mode.
 _LIMIT = {
     ("f32", "i32"): 0x4F000000,
@@ -42,7 +45,11 @@ _LIMIT = {
     ("f64", "u64"): 0x43E0000000000000,
 }
 _MAGNITUDE = {"f32": 0x7FFFFFFF, "f64": 0x7FFFFFFFFFFFFFFF}
-_NAN = {"f32": 0x7FC00000, "f64": 0x7FF8000000000000}
+CANONICAL_NAN = {"f32": 0x7FC00000, "f64": 0x7FF8000000000000}
+# The same as LLVM writes floating-point literals: a double's bits, for a float too.
+CANONICAL_LITERAL = {"f32": "0x7FF8000000000000", "f64": "0x7FF8000000000000"}
+VECTOR = {"f32": "<4 x float>", "f64": "<2 x double>"}
+EXTREME = {"f32": "@llvm.x86.sse.{}.ss", "f64": "@llvm.x86.sse2.{}.sd"}
 
 
 def takes_rounding(op: str) -> bool:
@@ -55,6 +62,19 @@ def has_condition(op: str) -> bool:
     return "_to_i" in op or "_to_u" in op or op.endswith("_from_u64")
 
 
+def constrained(result: str, name: str, args: Sequence[str], metadata: str) -> tuple[str, str]:
+    """(declaration, call) of a constrained intrinsic; `args` are operands with their types."""
+    intrinsic = f"@llvm.experimental.constrained.{name}"
+    types = ", ".join(a.split()[0] for a in args) + ", metadata" * metadata.count("metadata")
+    call = f"call {result} {intrinsic}({', '.join(args)}, {metadata}) strictfp"
+    return f"declare {result} {intrinsic}({types})", call
+
+
+def ordered(predicate: str) -> str:
+    """The metadata of a comparison `lt`, `le` or `eq`."""
+    return f'metadata !"o{predicate}", {STRICT}'
+
+
 def _unpack(name: str, fmt: str) -> str:
     if fmt == "f64":
         return f"  %{name}.f = bitcast i64 %{name} to double\n"
@@ -63,12 +83,12 @@ def _unpack(name: str, fmt: str) -> str:
 
 def _pack(fmt: str) -> str:
     """Canonicalise %r and return it."""
-    integer, real = _INT[fmt], _TYPE[fmt]
+    integer, real = INTEGER[fmt], TYPE[fmt]
     text = (
         f"  %isnan = call i1 @llvm.experimental.constrained.fcmp.{fmt}({real} %r, {real} %r, "
-        f'metadata !"uno", {_STRICT}) strictfp\n'
+        f'metadata !"uno", {STRICT}) strictfp\n'
         f"  %bits = bitcast {real} %r to {integer}\n"
-        f"  %safe = select i1 %isnan, {integer} {_NAN[fmt]}, {integer} %bits\n"
+        f"  %safe = select i1 %isnan, {integer} {CANONICAL_NAN[fmt]}, {integer} %bits\n"
     )
     if fmt == "f32":
         return text + "  %wide = zext i32 %safe to i64\n  ret i64 %wide\n"
@@ -85,25 +105,23 @@ def _function(name: str, params: str, body: str, result: str = "i64", inline: bo
 def _host(op: str, declarations: set[str]) -> str:
     """The text of `@host_<op>`."""
     fmt, _, rest = op.partition("_")
-    real = _TYPE[fmt]
+    real = TYPE[fmt]
     name = f"host_{op}"
-    prefix = "@llvm.experimental.constrained"
 
     def call(result: str, intrinsic: str, args: list[str], metadata: str) -> str:
-        types = ", ".join(a.split()[0] for a in args)
-        extra = ", metadata" * metadata.count("metadata")
-        declarations.add(f"declare {result} {prefix}.{intrinsic}({types}{extra})")
-        return f"call {result} {prefix}.{intrinsic}({', '.join(args)}, {metadata}) strictfp"
+        declaration, text = constrained(result, intrinsic, args, metadata)
+        declarations.add(declaration)
+        return text
 
     if rest in ("add", "sub", "mul", "div"):
-        r = call(real, f"f{rest}.{fmt}", [f"{real} %a.f", f"{real} %b.f"], _META)
+        r = call(real, f"f{rest}.{fmt}", [f"{real} %a.f", f"{real} %b.f"], DYNAMIC)
         body = _unpack("a", fmt) + _unpack("b", fmt) + f"  %r = {r}\n" + _pack(fmt)
         return _function(name, "i64 %a, i64 %b", body)
     if rest == "sqrt":
-        r = call(real, f"sqrt.{fmt}", [f"{real} %a.f"], _META)
+        r = call(real, f"sqrt.{fmt}", [f"{real} %a.f"], DYNAMIC)
         return _function(name, "i64 %a", _unpack("a", fmt) + f"  %r = {r}\n" + _pack(fmt))
     if rest == "fma":
-        r = call(real, f"fma.{fmt}", [f"{real} %{x}.f" for x in "abc"], _META)
+        r = call(real, f"fma.{fmt}", [f"{real} %{x}.f" for x in "abc"], DYNAMIC)
         body = "".join(_unpack(x, fmt) for x in "abc") + f"  %r = {r}\n" + _pack(fmt)
         return _function(name, "i64 %a, i64 %b, i64 %c", body)
     if rest in ("lt", "le", "eq"):
@@ -112,15 +130,15 @@ def _host(op: str, declarations: set[str]) -> str:
             "i1",
             f"{kind}.{fmt}",
             [f"{real} %a.f", f"{real} %b.f"],
-            f'metadata !"o{rest}", {_STRICT}',
+            ordered(rest),
         )
         body = _unpack("a", fmt) + _unpack("b", fmt) + f"  %r = {r}\n  ret i1 %r\n"
         return _function(name, "i64 %a, i64 %b", body, "i1")
     if rest == "to_f32":
-        r = call("float", "fptrunc.f32.f64", ["double %a.f"], _META)
+        r = call("float", "fptrunc.f32.f64", ["double %a.f"], DYNAMIC)
         return _function(name, "i64 %a", _unpack("a", fmt) + f"  %r = {r}\n" + _pack("f32"))
     if rest == "to_f64":
-        r = call("double", "fpext.f64.f32", ["float %a.f"], _STRICT)
+        r = call("double", "fpext.f64.f32", ["float %a.f"], STRICT)
         return _function(name, "i64 %a", _unpack("a", fmt) + f"  %r = {r}\n" + _pack("f64"))
     if rest.startswith("from_"):
         kind = rest[5:]
@@ -130,11 +148,11 @@ def _host(op: str, declarations: set[str]) -> str:
             source, body = "i32 %n", "  %n = trunc i64 %a to i32\n"
         else:
             source, body = "i64 %n", "  %n = and i64 %a, 4294967295\n"
-        r = call(real, f"sitofp.{fmt}.{source.split()[0]}", [source], _META)
+        r = call(real, f"sitofp.{fmt}.{source.split()[0]}", [source], DYNAMIC)
         return _function(name, "i64 %a", body + f"  %r = {r}\n" + _pack(fmt))
     # to_i32 and its like: truncating; 32-bit results are sign-extended
     width = "i32" if rest == "to_i32" else "i64"
-    r = call(width, f"fptosi.{width}.{fmt}", [f"{real} %a.f"], _STRICT)
+    r = call(width, f"fptosi.{width}.{fmt}", [f"{real} %a.f"], STRICT)
     body = _unpack("a", fmt) + f"  %r = {r}\n" + _extend(rest)
     return _function(name, "i64 %a", body)
 
@@ -167,11 +185,11 @@ def _rounded_conversion(op: str, declarations: set[str]) -> str:
     letter, lanes = ("ss", 4) if fmt == "f32" else ("sd", 2)
     wide = "" if rest == "to_i32" else "64"
     result = "i32" if rest == "to_i32" else "i64"
-    vector = f"<{lanes} x {_TYPE[fmt]}>"
+    vector = f"<{lanes} x {TYPE[fmt]}>"
     intrinsic = f"@llvm.x86.{unit}.cvt{letter}2si{wide}"
     declarations.add(f"declare {result} {intrinsic}({vector})")
     body = _unpack("a", fmt)
-    body += f"  %v = insertelement {vector} zeroinitializer, {_TYPE[fmt]} %a.f, i32 0\n"
+    body += f"  %v = insertelement {vector} zeroinitializer, {TYPE[fmt]} %a.f, i32 0\n"
     body += f"  %r = call {result} {intrinsic}({vector} %v)\n" + _extend(rest)
     return _function(f"round_{op}", "i64 %a", body, inline=False)
 
@@ -222,7 +240,7 @@ def _complete(op: str) -> str:
 def _fma_invalid(fmt: str) -> str:
     """infinity times zero is invalid even when the addend is a quiet NaN; the host disagrees."""
     infinity = {"f32": 0x7F800000, "f64": 0x7FF0000000000000}[fmt]
-    body = f"""  %isnan = icmp eq i64 %r, {_NAN[fmt]}
+    body = f"""  %isnan = icmp eq i64 %r, {CANONICAL_NAN[fmt]}
   br i1 %isnan, label %look, label %done
 look:
   %am = and i64 %a, {_MAGNITUDE[fmt]}
@@ -346,7 +364,7 @@ define internal i64 @fp_soft(ptr %hart, i64 %op, i64 %a, i64 %b, i64 %c, i64 %rm
 
 
 def _compare_declaration(fmt: str) -> str:
-    real = _TYPE[fmt]
+    real = TYPE[fmt]
     name = f"@llvm.experimental.constrained.fcmp.{fmt}"
     return f"declare i1 {name}({real}, {real}, metadata, metadata)"
 
@@ -368,15 +386,83 @@ def text() -> str:
     return "\n".join([*sorted(declarations), _STATE, *parts])
 
 
+# --- for regions, whose values are doubles and floats ---------------------------------------------
+
+
 @functools.cache
-def inline_parts(op: str) -> tuple[str, ...]:
-    """The functions and declarations that `@host_<op>` needs, one text each, for a region."""
-    declarations: set[str] = set()
-    parts = [_host(op, declarations)]
-    if has_condition(op):
-        parts.append(_condition(op))
-    if op.endswith("_fma"):
-        parts.append(_fma_invalid(op[:3]))
-    for fmt in ("f32", "f64"):
-        declarations.add(_compare_declaration(fmt))
-    return (*sorted(declarations), *parts)
+def condition_parts(op: str) -> tuple[str, ...]:
+    """The text of `@can_<op>`."""
+    return (_condition(op),)
+
+
+@functools.cache
+def fused_parts(form: str) -> tuple[str, ...]:
+    """`@fp_fused_<form>(hart, a, b, result)`: the flag that the host may have left out."""
+    real, integer = TYPE[form], INTEGER[form]
+    extend = "bitcast i64 %{0}.n to i64" if form == "f64" else "zext i32 %{0}.n to i64"
+    body = "".join(
+        f"  %{x}.n = bitcast {real} %{x}.f to {integer}\n  %{x} = {extend.format(x)}\n"
+        for x in "abr"
+    )
+    body += f"""  %nan = call i1 @llvm.experimental.constrained.fcmp.{form}({real} %r.f,
+    {real} %r.f, {UNORDERED}) strictfp
+  %canonical = select i1 %nan, i64 {CANONICAL_NAN[form]}, i64 0
+  call void @fp_fma_invalid_{form}(ptr %hart, i64 %a, i64 %b, i64 0, i64 %canonical)
+  ret void
+"""
+    params = f"ptr %hart, {real} %a.f, {real} %b.f, {real} %r.f"
+    head = f"define internal preserve_allcc void @fp_fused_{form}({params}) nounwind strictfp "
+    text = f"{head}noinline {{\n{body}}}\n"
+    return _compare_declaration(form), _fma_invalid(form), text
+
+
+@functools.cache
+def settle_parts(form: str) -> tuple[str, ...]:
+    """`@fp_settle_<form>(ptr)`: the canonical NaN, if a NaN is there."""
+    real, integer = TYPE[form], INTEGER[form]
+    text = f"""define internal void @fp_settle_{form}(ptr %p) nounwind strictfp noinline {{
+  %v = load {real}, ptr %p
+  %nan = call i1 @llvm.experimental.constrained.fcmp.{form}({real} %v, {real} %v,
+    {UNORDERED}) strictfp
+  br i1 %nan, label %odd, label %done
+odd:
+  store {integer} {CANONICAL_NAN[form]}, ptr %p
+  br label %done
+done:
+  ret void
+}}
+"""
+    return _compare_declaration(form), text
+
+
+@functools.cache
+def number_parts(form: str) -> tuple[str, ...]:
+    """`@fp_number_<form>(hart, a, b)`: minimum or maximum, when one of the two is a NaN."""
+    real, integer = TYPE[form], INTEGER[form]
+    quiet = {"f32": 0x00400000, "f64": 0x0008000000000000}[form]
+    compare = f"call i1 @llvm.experimental.constrained.fcmp.{form}"
+    head = f"define internal preserve_allcc {real} @fp_number_{form}"
+    text = f"""{head}(ptr %hart, {real} %a, {real} %b) nounwind strictfp noinline {{
+  %a.nan = {compare}({real} %a, {real} %a, {UNORDERED}) strictfp
+  %b.nan = {compare}({real} %b, {real} %b, {UNORDERED}) strictfp
+  %a.bits = bitcast {real} %a to {integer}
+  %b.bits = bitcast {real} %b to {integer}
+  %a.quiet = and {integer} %a.bits, {quiet}
+  %b.quiet = and {integer} %b.bits, {quiet}
+  %a.loud = icmp eq {integer} %a.quiet, 0
+  %b.loud = icmp eq {integer} %b.quiet, 0
+  %a.signals = and i1 %a.nan, %a.loud
+  %b.signals = and i1 %b.nan, %b.loud
+  %signals = or i1 %a.signals, %b.signals
+  %flag = select i1 %signals, i64 16, i64 0
+  %p = getelementptr i8, ptr %hart, i64 {HART.offset("fflags")}
+  %old = load i64, ptr %p
+  %new = or i64 %old, %flag
+  store i64 %new, ptr %p
+  %one = select i1 %a.nan, {real} %b, {real} %a
+  %both = and i1 %a.nan, %b.nan
+  %r = select i1 %both, {real} {CANONICAL_LITERAL[form]}, {real} %one
+  ret {real} %r
+}}
+"""
+    return _compare_declaration(form), text

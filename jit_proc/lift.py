@@ -32,10 +32,11 @@ from __future__ import annotations
 import functools
 import time
 
-from jit_proc import fp, kept
+from jit_proc import kept
 from jit_proc.cold import ColdEmitter
 from jit_proc.emit import is_literal, literal
-from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY, ValueEmitter, lookup
+from jit_proc.float_regions import FloatRegions
+from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY, lookup
 from jit_proc.job import Job, Translation, Untranslatable
 from jit_proc.select import Selection, Site, select, spans_of
 from protocol import mutants
@@ -47,12 +48,12 @@ STATE_EXACT = 1  # bit of the state word: guest time is counted
 _LIKELY_NOT = ", !prof !1"
 
 
-class RegionEmitter(ValueEmitter):
+class RegionEmitter(FloatRegions):
     """Emits one region."""
 
     def __init__(self, selection: Selection, exact: bool) -> None:
         """`exact`: look at the limit at every taken branch, as tier 0 does (counted time)."""
-        super().__init__()
+        super().__init__(selection)
         self.selection = selection
         self.exact = exact
         self.site = next(iter(selection.sites.values()))
@@ -102,6 +103,7 @@ class RegionEmitter(ValueEmitter):
             self.allocas.append(f"  {slot} = alloca i64")
             place = self.field(name[0], int(name[1:]))
             self.emit(f"store i64 {self.load_word(place)}, ptr {slot}")
+        self.enter_with_floats()
         self.emit(f"%frm = load i64, ptr {self.field('frm')}")
         if self.float_ops and not mutants.armed("M23"):  # its mistake: assumed, not checked
             status = self.binary("and", self.read_field("mstatus"), str(3 << 13))
@@ -125,9 +127,11 @@ class RegionEmitter(ValueEmitter):
                 self.settle_count()
                 self.jump_to(f"b{site.offset}")
             self.label(f"b{site.offset}")
+            self.begin_block(site.offset)
             self.pending = 0
         self.site = site
         self._slow = ""
+        self.begin_site(site)
         if not site.liftable or site.decoded is None:
             self.leave("slow", literal(site.offset))
             return
@@ -151,6 +155,7 @@ class RegionEmitter(ValueEmitter):
             if not continued:
                 self.jump_to(after)
             self.label(self._slow)
+            self.put_in_order()
             self.pending, pending = before, self.pending
             self.leave("slow", literal(site.offset))
             self.pending = pending
@@ -265,7 +270,9 @@ class RegionEmitter(ValueEmitter):
     # --- what an instruction needs -------------------------------------------------------------
 
     def slow_label(self) -> str:
-        self._slow = self._slow or self.new_label()
+        if not self._slow:
+            self._slow = self.new_label()
+            self.note_way_out()
         return self._slow
 
     def converts(self) -> bool:
@@ -301,11 +308,16 @@ class RegionEmitter(ValueEmitter):
         return self.registers.setdefault(name, f"%r.{name}")
 
     def read_register(self, file: str, index: str) -> str:
+        if file == "F":
+            return self.read_float(index)
         if file == "X" and index == "0":
             return "0"
         return self.value(f"load i64, ptr {self._slot(file.lower() + index)}")
 
     def write_register(self, file: str, index: str, value: str) -> None:
+        if file == "F":
+            self.write_float(index, value)
+            return
         if file == "X" and index == "0":
             return
         self.emit(f"store i64 {value}, ptr {self._slot(file.lower() + index)}")
@@ -350,6 +362,7 @@ class RegionEmitter(ValueEmitter):
             self.leave("far", target, 1)
             return
         self.settle_count(1)
+        self.carry_to_turn(inside)
         self.turns.setdefault(inside, []).append((self.label_name, target))
         self.jump_to(f"turn{list(self.turns).index(inside)}")
 
@@ -357,6 +370,7 @@ class RegionEmitter(ValueEmitter):
         """Where indirect jumps find out whether they stay: one block for all of a kind."""
         for number, (inside, sources) in enumerate(self.turns.items()):
             self.label(f"turn{number}")
+            self.begin_turn(inside)
             wheres = ", ".join(f"[ {where}, %{block} ]" for block, where in sources)
             where = self.value(f"phi i64 {wheres}")
             count = self.value("load i64, ptr %counter")
@@ -402,9 +416,7 @@ class RegionEmitter(ValueEmitter):
         self.branch_if(self.compare("eq", slow, "0"), self.slow_label(), after, _LIKELY_NOT)
         self.label(after)
         pointer = self.pointer(self.value(f"phi i64 [ {fast}, %{hit} ], [ {slow}, %{miss} ]"))
-        width = 8 * int(size)
-        value = self.value(f"load volatile i{width}, ptr {pointer}, align 1")
-        return value if width == 64 else self.value(f"zext i{width} {value} to i64")
+        return self.load_guest(pointer, int(size))
 
     def b_store(self, address: str, value: str, size: str) -> None:
         miss, hit, after = self.new_label(), self.new_label(), self.new_label()
@@ -418,10 +430,7 @@ class RegionEmitter(ValueEmitter):
         self.jump_to(after)
         self.label(after)
         pointer = self.pointer(self.value(f"phi i64 [ {fast}, %{hit} ], [ {slow}, %{miss} ]"))
-        width = 8 * int(size)
-        if width < 64:
-            value = self.value(f"trunc i64 {value} to i{width}")
-        self.emit(f"store volatile i{width} {value}, ptr {pointer}, align 1")
+        self.store_guest(value, pointer, int(size))
 
     def b_raise_flags(self, bits: str) -> None:
         old = self.read_field("fflags")
@@ -455,8 +464,7 @@ def translate(job: Job) -> Translation:
     emitter = RegionEmitter(selection, bool(job.state_word & STATE_EXACT))
     text = emitter.define()
     parts = {_PRELUDE: None, text: None}
-    for op in sorted(emitter.float_ops - {""}):
-        parts |= dict.fromkeys(fp.inline_parts(op))
+    parts |= emitter.float_parts
     parts |= {_routine_text(r): None for r in emitter.routines.values()}
     spans = spans_of(selection.sites)
     lines = 0

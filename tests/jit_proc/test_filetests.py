@@ -174,7 +174,8 @@ def describe_ir(translation: Translation, whole: bool) -> list[str]:
 
 
 def _field(found: re.Match[str]) -> str:
-    return f"address of {_BY_OFFSET[int(found[1])]}"
+    offset = int(found[1])
+    return f"address of {_BY_OFFSET[offset & -8]}" + (" + 4" if offset & 4 else "")
 
 
 def describe_host(translation: Translation) -> list[str]:

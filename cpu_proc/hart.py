@@ -43,6 +43,7 @@ SLICE = 1 << 15  # instructions between two looks at the clock
 MSIP, SEIP, MEIP = 1 << 3, 1 << 9, 1 << 11
 STIE, MTIE = 1 << 5, 1 << 7
 STCE = 1 << 63
+_TLBS = (("data", layout.DATA_TLB_ENTRIES), ("fetch", layout.FETCH_TLB_ENTRIES))
 
 
 class Owner(Protocol):
@@ -83,6 +84,8 @@ class Hart:
     def _wire(self, engine: Engine) -> None:
         """What stays as long as the machine does."""
         state = self.state
+        tlbs = HART.offset("data_tlbs")
+        ctypes.memset(self.address + tlbs, 0xFF, HART.size - tlbs)
         state.hartid = self.index
         names = ("host_read", "host_write", "host_fp")
         for name, callback in zip(names, self._callbacks, strict=True):
@@ -138,15 +141,45 @@ class Hart:
         state.between = 0
         state.hot_count = 0
         state.quiet_until = 0
-        state.data_set = state.fetch_set = 0
-        state.data_tlb = self.address + HART.offset("data_tlbs")
-        state.fetch_tlb = self.address + HART.offset("fetch_tlbs")
         self.flush()
+        self.choose_sets(0, 0)
 
     def flush(self) -> None:
-        """Forget all TLB entries."""
-        start = HART.offset("data_tlbs")
-        ctypes.memset(self.address + start, 0xFF, HART.size - start)
+        """Forget all TLB entries: of every set that was filled, whether it is in use or not."""
+        state = self.state
+        for kind, entries in _TLBS:
+            filled = int(getattr(state, f"{kind}_filled"))
+            size = entries * layout.TLB_ENTRY_SIZE
+            while filled:
+                number = (filled & -filled).bit_length() - 1
+                filled &= filled - 1
+                place = self.address + HART.offset(f"{kind}_tlbs") + number * size
+                ctypes.memset(place, 0xFF, size)
+            setattr(state, f"{kind}_filled", 0)
+
+    def choose_sets(self, data: int, fetch: int) -> None:
+        """Look up in the TLB sets so numbered (`privileged.update_context`), which are empty.
+
+        What native code does at each change of mode (`runtime_memory.choose_sets`), for a hart
+        whose state was put into place with all lookups forgotten: its space gets the first bank.
+        """
+        state = self.state
+        state.data_set, state.fetch_set = data, fetch
+        state.bank_keys[:] = [0] * layout.TLB_BANKS
+        state.bank_times[:] = [0] * layout.TLB_BANKS
+        state.bank = 0
+        data_at, fetch_at = int(data != 0), int(fetch != 0)
+        if data not in (0, 7) or fetch in (1, 2):
+            state.bank_keys[0] = state.satp | (3 < data < 7) << 62
+        if data not in (0, 7):
+            data_at = layout.FIXED_SETS + (data - 1) % layout.DATA_BANK_SETS
+        if fetch in (1, 2):
+            fetch_at = layout.FIXED_SETS + fetch - 1
+        size = layout.TLB_ENTRY_SIZE
+        first = self.address + HART.offset("data_tlbs")
+        state.data_tlb = first + data_at * layout.DATA_TLB_ENTRIES * size
+        first = self.address + HART.offset("fetch_tlbs")
+        state.fetch_tlb = first + fetch_at * layout.FETCH_TLB_ENTRIES * size
 
     def load_map(self, pages_address: int, memory_address: int) -> None:
         """Copy the memory map's slots of memory; flushes what was looked up in the old one.

@@ -176,7 +176,7 @@ def _read(machine: Machine, path: str, file: IO[bytes]) -> Snapshot:
             values = hart[name] if count > 1 else [hart[name]]
             if len(values) != count or not all(type(v) is int and 0 <= v < 2**64 for v in values):
                 raise ValueError(f"{name} of a hart")
-        if hart["data_set"] >= layout.DATA_SETS or hart["fetch_set"] >= layout.FETCH_SETS:
+        if hart["data_set"] > 7 or hart["fetch_set"] > 3:
             raise ValueError("a hart's TLB sets")
     states = {
         name: _decode(header["devices"][name], device.state)
@@ -232,10 +232,7 @@ def _load_hart(hart: Hart, saved: dict[str, Any]) -> None:
             setattr(state, name, saved[name])
         else:
             getattr(state, name)[:] = saved[name]
-    data = layout.DATA_TLB_ENTRIES * layout.TLB_ENTRY_SIZE * saved["data_set"]
-    fetch = layout.FETCH_TLB_ENTRIES * layout.TLB_ENTRY_SIZE * saved["fetch_set"]
-    state.data_tlb = hart.address + HART.offset("data_tlbs") + data
-    state.fetch_tlb = hart.address + HART.offset("fetch_tlbs") + fetch
+    hart.choose_sets(saved["data_set"], saved["fetch_set"])
     passed = state.count * state.icount if state.icount else time.monotonic_ns()
     state.time_offset = saved["time"] - passed // TICK_NS & NEVER
     hart.call()

@@ -297,8 +297,11 @@ class ColdEmitter(Emitter):
     def b_flush_tlb(self) -> None:
         self.by_name("flush_all")
 
-    def b_flush_tlb_page(self, address: str) -> None:
-        self.by_name("flush_page", address)
+    def b_flush_tlb_space(self, asid: str) -> None:
+        self.by_name("flush_space", asid)
+
+    def b_flush_tlb_page(self, address: str, shift: str, asid: str) -> None:
+        self.by_name("flush_page", address, shift, asid)
 
     def b_raise_flags(self, bits: str) -> None:
         old = self.read_field("fflags")

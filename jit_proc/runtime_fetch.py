@@ -60,7 +60,8 @@ def fetch_fill(address):
             poke(records + ARRAY_VIRTUAL, address >> 12, 8)
     bias = (address & ~4095) - (records >> 3)
     entry = hart.fetch_tlb + ((address >> 12) & FETCH_MASK) * ENTRY_BYTES
-    note_used(hart_address() + FETCH_USED_AT, entry, hart_address() + FETCH_AT)
+    base = hart_address()
+    note_used(base + FETCH_FILLED_AT, base + FETCH_USED_AT, entry, base + FETCH_AT)
     poke(entry, address & ~4095, 8)
     poke(entry + F_RECORDS, records, 8)
     poke(entry + F_BIAS, bias, 8)

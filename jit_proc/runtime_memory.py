@@ -7,6 +7,10 @@ fills a TLB entry is there.
 Invariants:
 - A TLB entry is made only for a whole page that PMP judges alike, that one map slot covers, and,
   for stores, that is writable; a tracked page (`lines` not 0) never gets a plain write tag.
+- The lookups of an address space (satp, with its ASID and root) stand in a bank of sets of their
+  own and survive a switch to another space; when all banks are taken, that of the space longest not
+  chosen is emptied for the new one. So whatever empties entries or takes write tags away goes
+  through *every* set that is filled (`data_filled`), in use or not.
 - A store that leaves its page is checked whole before its first byte; each part is noted
   (`runtime_tracking.note_store`) after its bytes are there.
 
@@ -18,7 +22,7 @@ from __future__ import annotations
 from jit_proc.offsets import *
 from jit_proc.runtime_tracking import begin_store, note_store, note_writer
 from protocol.riscv.isa import routine
-from protocol.riscv.mmu import NOWHERE, translate
+from protocol.riscv.mmu import ASID_MASK, ASID_SHIFT, EVERY_SPACE, NOWHERE, translate
 from protocol.riscv.words import *
 
 # --- the physical memory map --------------------------------------------------------------------
@@ -66,70 +70,158 @@ def physical_compare_swap(address, old, new):
 
 
 @routine(pure=True)
-def choose_sets(data, fetch):
-    hart.data_set = data
-    hart.fetch_set = fetch
-    hart.data_tlb = hart_address() + DATA_AT + data * DATA_SET_BYTES
-    hart.fetch_tlb = hart_address() + FETCH_AT + fetch * FETCH_SET_BYTES
+def choose_bank(key):
+    """The bank of an address space: that which holds it, or that longest not chosen, emptied."""
+    place = hart_address() + BANK_KEYS_AT
+    oldest = 0
+    i = 0
+    while i < TLB_BANKS and peek(place + i * 8, 8) != key:
+        if hart.bank_times[i] < hart.bank_times[oldest]:
+            oldest = i
+        i += 1
+    if i == TLB_BANKS:
+        i = oldest
+        flush_bank(i)
+        hart.bank_keys[i] = key
+    hart.bank_clock += 1
+    hart.bank_times[i] = hart.bank_clock
+    hart.bank = i
 
 
 @routine(pure=True)
-def note_used(used, entry, first):
-    """Mark an entry that is about to be filled: a flush looks at marked ones alone."""
+def choose_sets(data, fetch):
+    """Look up in these sets (`privileged.update_context`) of the address space that satp names."""
+    hart.data_set = data
+    hart.fetch_set = fetch
+    at = word(data != 0)  # without translation
+    if (data != 0 and data != 7) or fetch == 1 or fetch == 2:
+        key = hart.satp | (word(data > 3 and data != 7) << 62)
+        if hart.bank_keys[hart.bank] != key:
+            choose_bank(key)
+        if data != 0 and data != 7:
+            at = FIXED_SETS + hart.bank * DATA_BANK_SETS + (data - 1 if data < 4 else data - 4)
+    hart.data_tlb = hart_address() + DATA_AT + at * DATA_SET_BYTES
+    at = word(fetch != 0)
+    if fetch == 1 or fetch == 2:
+        at = FIXED_SETS + hart.bank * FETCH_BANK_SETS + fetch - 1
+    hart.fetch_tlb = hart_address() + FETCH_AT + at * FETCH_SET_BYTES
+
+
+@routine(pure=True)
+def note_used(filled, used, entry, first):
+    """Mark an entry that is about to be filled, and its set: a flush looks at marked ones alone."""
     number = (entry - first) >> 5
+    poke(filled, peek(filled, 8) | (1 << (number >> SET_SHIFT)), 8)
     place = used + ((number >> 6) << 3)
     poke(place, peek(place, 8) | (1 << (number & 63)), 8)
 
 
 @routine(pure=True)
-def flush_data(first, end):
-    """Empty the entries of these words of `data_used`."""
-    i = first
-    while i < end:
-        place = hart_address() + DATA_USED_AT + i * 8
-        bits = peek(place, 8)
-        if bits != 0:
-            poke(place, 0, 8)
-        while bits != 0:
-            entry = hart_address() + DATA_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES
-            poke(entry, NO_PAGE, 8)
-            poke(entry + WRITE_TAG, NO_PAGE, 8)
-            bits = bits & (bits - 1)
-        i += 1
+def flush_data(sets):
+    """Empty these data sets."""
+    left = hart.data_filled & sets
+    hart.data_filled = hart.data_filled & ~sets
+    while left != 0:
+        i = ctz(left) * SET_WORDS
+        end = i + SET_WORDS
+        left = left & (left - 1)
+        while i != end:
+            place = hart_address() + DATA_USED_AT + i * 8
+            bits = peek(place, 8)
+            if bits != 0:
+                poke(place, 0, 8)
+            while bits != 0:
+                entry = hart_address() + DATA_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES
+                poke(entry, NO_PAGE, 8)
+                poke(entry + WRITE_TAG, NO_PAGE, 8)
+                bits = bits & (bits - 1)
+            i += 1
 
 
 @routine(pure=True)
-def flush_fetch(first, end):
-    """Empty the entries of these words of `fetch_used`."""
-    i = first
-    while i < end:
-        place = hart_address() + FETCH_USED_AT + i * 8
-        bits = peek(place, 8)
-        if bits != 0:
-            poke(place, 0, 8)
-        while bits != 0:
-            poke(hart_address() + FETCH_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES, NO_PAGE, 8)
-            bits = bits & (bits - 1)
-        i += 1
+def flush_fetch(sets):
+    """Empty these fetch sets."""
+    left = hart.fetch_filled & sets
+    hart.fetch_filled = hart.fetch_filled & ~sets
+    while left != 0:
+        i = ctz(left) * SET_WORDS
+        end = i + SET_WORDS
+        left = left & (left - 1)
+        while i != end:
+            place = hart_address() + FETCH_USED_AT + i * 8
+            bits = peek(place, 8)
+            if bits != 0:
+                poke(place, 0, 8)
+            while bits != 0:
+                poke(hart_address() + FETCH_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES, NO_PAGE, 8)
+                bits = bits & (bits - 1)
+            i += 1
+
+
+@routine(pure=True)
+def flush_bank(bank):
+    flush_data(DATA_BANK_MASK << (FIXED_SETS + bank * DATA_BANK_SETS))
+    flush_fetch(FETCH_BANK_MASK << (FIXED_SETS + bank * FETCH_BANK_SETS))
 
 
 @routine(pure=True)
 def flush_all():
-    flush_data(0, DATA_USED_WORDS)
-    flush_fetch(0, FETCH_USED_WORDS)
+    flush_data(NO_PAGE)
+    flush_fetch(NO_PAGE)
 
 
 @routine(pure=True)
-def flush_page(address):
-    """Every set may hold the page; a superpage is held as its small pages, so all go then too."""
-    entry = hart_address() + DATA_AT + ((address >> 12) & DATA_MASK) * ENTRY_BYTES
-    end = entry + DATA_BYTES
+def is_of(bank, asid):
+    """Whether a bank holds lookups of an ASID, or (EVERY_SPACE) of any."""
+    filled = (hart.data_filled >> (FIXED_SETS + bank * DATA_BANK_SETS)) & DATA_BANK_MASK
+    fetched = (hart.fetch_filled >> (FIXED_SETS + bank * FETCH_BANK_SETS)) & FETCH_BANK_MASK
+    same = ((hart.bank_keys[bank] >> ASID_SHIFT) & ASID_MASK) == asid
+    return (filled | fetched) != 0 and (asid == EVERY_SPACE or same)
+
+
+@routine(pure=True)
+def flush_space(asid):
+    """Empty the banks of an ASID, or all: the sets without translation hold nothing of it."""
+    bank = 0
+    while bank < TLB_BANKS:
+        if is_of(bank, asid):
+            if KEPT_FETCH == 0 or asid == EVERY_SPACE:
+                flush_bank(bank)
+            else:  # M10, as in `flush_small_page`
+                flush_data(DATA_BANK_MASK << (FIXED_SETS + bank * DATA_BANK_SETS))
+        bank += 1
+
+
+@routine(pure=True)
+def flush_page(address, shift, asid):
+    """Empty what the banks of an ASID, or all, hold of the page of `1 << shift` bytes there."""
+    bank = 0
+    while bank < TLB_BANKS:
+        if is_of(bank, asid):
+            if shift == 12:
+                flush_small_page(bank, address)
+            elif shift < 63:
+                flush_superpage(bank, address, shift)
+            else:
+                flush_bank(bank)
+        bank += 1
+
+
+@routine(pure=True)
+def flush_small_page(bank, address):
+    """Empty the entries of a bank that may hold a page of 4 KiB."""
+    number = (address >> 12) & DATA_MASK
+    entry = hart_address() + DATA_AT + (FIXED_SETS + bank * DATA_BANK_SETS) * DATA_SET_BYTES
+    entry += number * ENTRY_BYTES
+    end = entry + DATA_BANK_SETS * DATA_SET_BYTES
     while entry != end:
         poke(entry, NO_PAGE, 8)
         poke(entry + WRITE_TAG, NO_PAGE, 8)
         entry += DATA_SET_BYTES
-    entry = hart_address() + FETCH_AT + ((address >> 12) & FETCH_MASK) * ENTRY_BYTES
-    end = entry + FETCH_BYTES
+    number = (address >> 12) & FETCH_MASK
+    entry = hart_address() + FETCH_AT + (FIXED_SETS + bank * FETCH_BANK_SETS) * FETCH_SET_BYTES
+    entry += number * ENTRY_BYTES
+    end = entry + FETCH_BANK_SETS * FETCH_SET_BYTES
     while entry != end:
         if KEPT_FETCH == 0:  # M10: sfence.vma is about loads and stores, fence.i about fetches
             poke(entry, NO_PAGE, 8)
@@ -137,20 +229,51 @@ def flush_page(address):
 
 
 @routine(pure=True)
-def forbid_stores(page, who):
-    """Take away a hart's write tags of a page that begins to be tracked."""
-    bit = 1 << peek(who + HARTID, 8)
-    if (peek(page + WRITERS, 8) & bit) == 0:
-        return
-    i = 0
-    while i < DATA_USED_WORDS:
-        bits = peek(who + DATA_USED_AT + i * 8, 8)
+def flush_superpage(bank, address, shift):
+    """Empty the entries of a bank that lie in the page of `1 << shift` bytes round an address."""
+    i = (FIXED_SETS + bank * DATA_BANK_SETS) * SET_WORDS
+    end = i + DATA_BANK_SETS * SET_WORDS
+    while i != end:
+        bits = peek(hart_address() + DATA_USED_AT + i * 8, 8)
         while bits != 0:
-            entry = who + DATA_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES
-            if peek(entry + ENTRY_PAGE, 8) == page:
+            entry = hart_address() + DATA_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES
+            if (peek(entry, 8) ^ address) >> shift == 0:
+                poke(entry, NO_PAGE, 8)
+            if (peek(entry + WRITE_TAG, 8) ^ address) >> shift == 0:
                 poke(entry + WRITE_TAG, NO_PAGE, 8)
             bits = bits & (bits - 1)
         i += 1
+    i = (FIXED_SETS + bank * FETCH_BANK_SETS) * SET_WORDS
+    end = i + FETCH_BANK_SETS * SET_WORDS
+    while i != end and KEPT_FETCH == 0:
+        bits = peek(hart_address() + FETCH_USED_AT + i * 8, 8)
+        while bits != 0:
+            entry = hart_address() + FETCH_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES
+            if (peek(entry, 8) ^ address) >> shift == 0:
+                poke(entry, NO_PAGE, 8)
+            bits = bits & (bits - 1)
+        i += 1
+
+
+@routine(pure=True)
+def forbid_stores(page, who):
+    """Take away a hart's write tags of a page that begins to be tracked, in all of its sets."""
+    bit = 1 << peek(who + HARTID, 8)
+    if (peek(page + WRITERS, 8) & bit) == 0:
+        return
+    left = peek(who + DATA_FILLED_AT, 8)
+    while left != 0:
+        i = ctz(left) * SET_WORDS
+        end = i + SET_WORDS
+        left = left & (left - 1)
+        while i != end:
+            bits = peek(who + DATA_USED_AT + i * 8, 8)
+            while bits != 0:
+                entry = who + DATA_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES
+                if peek(entry + ENTRY_PAGE, 8) == page:
+                    poke(entry + WRITE_TAG, NO_PAGE, 8)
+                bits = bits & (bits - 1)
+            i += 1
     done = False
     while not done:
         old = peek(page + WRITERS, 8)
@@ -183,7 +306,8 @@ def resolve(address, size, access):
         entry = hart.data_tlb + ((address >> 12) & DATA_MASK) * ENTRY_BYTES
         tag = address & ~4095
         addend = place - address
-        note_used(hart_address() + DATA_USED_AT, entry, hart_address() + DATA_AT)
+        base = hart_address()
+        note_used(base + DATA_FILLED_AT, base + DATA_USED_AT, entry, base + DATA_AT)
         if peek(entry + ADDEND, 8) != addend:
             poke(entry, NO_PAGE, 8)
             poke(entry + WRITE_TAG, NO_PAGE, 8)

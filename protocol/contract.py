@@ -113,25 +113,26 @@ STRUCTURES = (
     Structure(
         "fetch TLB",
         "machine",
-        "cleared on every hart",
-        "cleared on every hart before the mutator returns",
+        "cleared on every hart, with banks not in use",
+        "cleared on every hart, with banks not in use, before the mutator returns",
         "kept: it points to records",
-        "another set is chosen, or it is cleared",
+        "another set or bank is chosen; that of a space without an ASID is cleared",
         "lookups",
         "jit_proc/runtime_fetch.py fetch_fill",
-        "Hart.fetch_tlbs Hart.fetch_used Hart.fetch_tlb Hart.fetch_set Hart.fetch_bias "
-        "Hart.megapages Hart.gigapages",
+        "Hart.fetch_tlbs Hart.fetch_used Hart.fetch_filled Hart.fetch_tlb Hart.fetch_set "
+        "Hart.fetch_bias Hart.megapages Hart.gigapages Hart.bank Hart.bank_clock Hart.bank_keys "
+        "Hart.bank_times",
     ),
     Structure(
         "data TLB",
         "machine",
-        "cleared on every hart",
-        "cleared on every hart before the mutator returns",
-        "kept; cleared of a page's write entries when a line of it is first tracked",
-        "another set is chosen, or it is cleared",
+        "cleared on every hart, with banks not in use",
+        "cleared on every hart, with banks not in use, before the mutator returns",
+        "kept; cleared of a page's write entries, in every bank, when a line is first tracked",
+        "another set or bank is chosen; that of a space without an ASID is cleared",
         "lookups",
         "jit_proc/runtime_memory.py resolve",
-        "Hart.data_tlbs Hart.data_used Hart.data_tlb Hart.data_set Page.writers",
+        "Hart.data_tlbs Hart.data_used Hart.data_filled Hart.data_tlb Hart.data_set Page.writers",
     ),
     Structure(
         "request outstanding",

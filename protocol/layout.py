@@ -34,8 +34,14 @@ RECORD_ARRAY_USED = RECORD_ARRAY_HOST + 16
 DATA_TLB_ENTRIES = 256
 FETCH_TLB_ENTRIES = 256
 TLB_ENTRY_SIZE = 32
-DATA_SETS = 8
-FETCH_SETS = 4
+# The first two sets of each TLB are machine mode's and that of S and U without translation. Banks
+# follow: the sets of one address space, data sets for S, S with SUM and U, fetch sets for S and U.
+FIXED_SETS = 2
+TLB_BANKS = 8
+DATA_BANK_SETS = 3
+FETCH_BANK_SETS = 2
+DATA_SETS = FIXED_SETS + TLB_BANKS * DATA_BANK_SETS
+FETCH_SETS = FIXED_SETS + TLB_BANKS * FETCH_BANK_SETS
 NO_PAGE = 2**64 - 1  # a tag that matches no address
 MAX_SLOTS = 32
 MAX_HARTS = 8
@@ -196,8 +202,12 @@ HART = Struct(
     ("pc", "address of the next instruction, while native code is left"),
     ("data_tlb", "address of the data TLB set in use"),
     ("fetch_tlb", "address of the fetch TLB set in use"),
-    ("data_set", "its number"),
-    ("fetch_set", "its number"),
+    ("data_set", "which it is, by privilege and mode: see `privileged.update_context`"),
+    ("fetch_set", "the same"),
+    ("bank", "number of the bank last chosen"),
+    ("bank_clock", "counts the times that another bank was chosen"),
+    ("bank_keys", "satp of the space whose lookups a bank holds, bit 62 for MXR; or 0", TLB_BANKS),
+    ("bank_times", "`bank_clock` when it was last chosen", TLB_BANKS),
     ("priv", "0 U, 1 S, 3 M"),
     ("raw", "bits of the instruction being executed by a cold handler"),
     ("length", "its length in bytes"),
@@ -304,6 +314,8 @@ HART = Struct(
     ("stat_walks", "TLB misses that walked"),
     ("stat_stores", "stores to tracked lines"),
     ("stat_mmio", "accesses to devices"),
+    ("data_filled", "bit i: set i of `data_tlbs` has bits in `data_used`"),
+    ("fetch_filled", "the same of `fetch_tlbs`"),
     (
         "data_used",
         "bit j of word i: entry 64 i + j of `data_tlbs` was filled since it was last emptied",

@@ -27,7 +27,15 @@ from dataclasses import dataclass
 
 from protocol.riscv.isa import routine
 from protocol.riscv.language import routine_from_source
-from protocol.riscv.mmu import MACHINE, MENVCFG_ADUE, SUPERVISOR, forget_translations
+from protocol.riscv.mmu import (
+    ASID_MASK,
+    ASID_SHIFT,
+    MACHINE,
+    MENVCFG_ADUE,
+    SUPERVISOR,
+    forget_space,
+    forget_translations,
+)
 from protocol.riscv.privileged import (
     ILLEGAL_INSTRUCTION,
     MENVCFG_STCE,
@@ -230,11 +238,11 @@ def write_menvcfg(value):
 def write_satp(value):
     scheme = value >> 60
     supported = scheme == 0 or (scheme >= 8 and scheme <= 10)
-    # Any other mode: "the entire write has no effect" (section 12.1.11). Nothing tells the address
-    # spaces in a TLB apart, so a new one starts with none of the old one's pages.
+    # Any other mode: "the entire write has no effect" (section 12.1.11).
     if supported and value != hart.satp:
         hart.satp = value
-        forget_translations()
+        if ((value >> ASID_SHIFT) & ASID_MASK) == 0:
+            forget_space(0)
         update_context()
 
 

@@ -73,7 +73,8 @@ BUILTINS: dict[str, tuple[int, str]] = {
     "retired": (0, "word"),
     "set_context": (2, ""),
     "flush_tlb": (0, ""),
-    "flush_tlb_page": (1, ""),
+    "flush_tlb_space": (1, ""),
+    "flush_tlb_page": (3, ""),
     # floating point
     **_FP,
     "raise_flags": (1, ""),

@@ -14,8 +14,12 @@ Invariants:
 - Nothing here caches. What a TLB may keep of an answer is the business of its owner: a
   page, when `hart.fault_page` is 0, for one kind of access, under the TLB set that
   `privileged.update_context` chose.
-- A TLB may keep a superpage in parts of 4 KiB. `superpage_near` tells whether it could hold a part
-  of one round an address, because sfence.vma with any address in a superpage is about all of it.
+- A TLB may keep a superpage in parts of 4 KiB. `superpage_near` tells how large a page round an
+  address it could hold parts of, because sfence.vma with any address in a superpage is about all of
+  it.
+- A TLB may tell address spaces apart by satp as a whole, ASID and root. What it found under one
+  ASID stays until it is fenced; a space without an ASID (0) is emptied whenever satp is written
+  (`csr.write_satp`): software that does not number its spaces may count on that.
 - Memory is touched only through the physical builtins, so a page table cannot be a device.
 
 Read next: privileged.py (who takes the exception, and which TLB set is current).
@@ -52,6 +56,10 @@ PTE_A = 1 << 6
 PTE_D = 1 << 7
 PTE_PPN = (1 << 44) - 1
 PTE_RESERVED = 0x3FF << 54  # N and PBMT (no Svnapot, no Svpbmt) and the reserved bits
+
+ASID_SHIFT = 44
+ASID_MASK = 0xFFFF
+EVERY_SPACE = (1 << 64) - 1  # in place of an ASID
 
 DENIED = 0
 ALLOWED = 1
@@ -171,21 +179,46 @@ def note_superpage(address, shift):
 
 @routine(pure=True)
 def superpage_near(address):
-    """Whether a TLB may hold a part of a superpage that has `address` in it (or seems to)."""
+    """The largest page with `address` in it that a TLB may hold parts of, as log2 of its size.
+
+    12 when there is no superpage; more than there really is where addresses share a filter's bit.
+    """
+    if hart.gigapages == ~0:
+        return 63
+    if ((hart.gigapages >> ((address >> 30) & 63)) & 1) != 0:
+        return 30
     bit = megapage_bit(address)
-    mega = (hart.megapages[bit >> 6] >> (bit & 63)) & 1
-    return (mega | ((hart.gigapages >> ((address >> 30) & 63)) & 1)) != 0
+    return 21 if ((hart.megapages[bit >> 6] >> (bit & 63)) & 1) != 0 else 12
 
 
 @routine(pure=True)
-def forget_translations():
-    """Empty every TLB."""
+def no_superpages():
     hart.gigapages = 0
     i = 0
     while i < 16:
         hart.megapages[i] = 0
         i += 1
+
+
+@routine(pure=True)
+def forget_translations():
+    """Empty every TLB."""
+    no_superpages()
     flush_tlb()
+
+
+@routine(pure=True)
+def forget_space(asid):
+    """Forget what was translated under an ASID, or (EVERY_SPACE) all that was translated."""
+    if asid == EVERY_SPACE:
+        no_superpages()
+    flush_tlb_space(asid)
+
+
+@routine(pure=True)
+def forget_page(address, asid):
+    """Forget the page of any size round an address, in one address space or in all."""
+    flush_tlb_page(address, superpage_near(address), asid)
 
 
 @routine(pure=True)

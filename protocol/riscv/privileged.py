@@ -23,6 +23,8 @@ Read next: csr.py (the state itself), mmu.py (what a TLB set stands for).
 
 from protocol.riscv.isa import instruction, routine
 from protocol.riscv.mmu import (
+    ASID_MASK,
+    EVERY_SPACE,
     LOAD,
     MACHINE,
     MPP_SHIFT,
@@ -32,8 +34,8 @@ from protocol.riscv.mmu import (
     SUPERVISOR,
     USER,
     access_mode,
-    forget_translations,
-    superpage_near,
+    forget_page,
+    forget_space,
 )
 from protocol.riscv.words import *
 
@@ -72,6 +74,7 @@ def update_context():
     Data sets: 0 machine mode; 7 S or U without translation (apart from 0 because PMP judges them
     otherwise); with translation 1 S, 2 S with SUM, 3 U, and 4, 5, 6 the same with MXR.
     Fetch sets: 0 machine mode, 1 S, 2 U, 3 S or U without translation.
+    Which satp they are for the TLB's owner sees for itself.
     """
     translated = (hart.satp >> 60) != 0
     mode = access_mode(LOAD)
@@ -258,12 +261,13 @@ def sfence_vma(rs1, rs2):
     trapped = hart.priv == SUPERVISOR and (hart.mstatus & MSTATUS_TVM) != 0
     if hart.priv == USER or trapped:
         trap(ILLEGAL_INSTRUCTION, raw)
-    # The TLB does not tell address spaces apart, so rs2 (one ASID) narrows nothing.
-    address = X[rs1]
-    if rs1 == 0 or superpage_near(address):
-        forget_translations()
+    asid = EVERY_SPACE
+    if rs2 != 0:
+        asid = X[rs2] & ASID_MASK
+    if rs1 == 0:
+        forget_space(asid)
     else:
-        flush_tlb_page(address)
+        forget_page(X[rs1], asid)
     resync()
 
 

@@ -369,7 +369,10 @@ class ReferenceHart:
     def flush_tlb(self) -> None:
         """Nothing: there is none."""
 
-    def flush_tlb_page(self, address: int) -> None:
+    def flush_tlb_space(self, asid: int) -> None:
+        """Nothing: there is none."""
+
+    def flush_tlb_page(self, address: int, shift: int, asid: int) -> None:
         """Nothing: there is none."""
 
     # --- Floating point (the operations themselves are added below) -------------------------------

@@ -128,13 +128,19 @@ def test_a_flush_leaves_no_tag(machine):
     state = machine.state
     for table in (state.data_tlbs, state.fetch_tlbs):
         table[0] = table[5] = table[len(table) - 4] = RAM
+    state.data_filled = 1 | 1 << layout.DATA_SETS - 1
+    state.fetch_filled = 1 | 1 << layout.FETCH_SETS - 1
     machine.hart.flush()
     words = layout.TLB_ENTRY_SIZE // 8
     assert all(state.data_tlbs[i] == NEVER for i in range(0, len(state.data_tlbs), words))
     assert all(state.data_tlbs[i + 1] == NEVER for i in range(0, len(state.data_tlbs), words))
     assert all(state.fetch_tlbs[i] == NEVER for i in range(0, len(state.fetch_tlbs), words))
+    assert (state.data_filled, state.fetch_filled) == (0, 0)
     assert state.slot_count > 0
-    assert list(HART.fields)[-2:] == ["data_tlbs", "fetch_tlbs"]  # a flush ends where they end
+    assert list(HART.fields)[-2:] == [
+        "data_tlbs",
+        "fetch_tlbs",
+    ]  # what is made empty ends where they end
 
 
 # --- the memory map ---------------------------------------------------------------------------
@@ -143,6 +149,7 @@ def test_a_flush_leaves_no_tag(machine):
 def test_the_map_s_memory_is_copied_and_lookups_are_forgotten(machine):
     state = machine.state
     state.data_tlbs[0] = RAM
+    state.data_filled = 1
     rom = machine.map_rom(0x1000)
     assert state.slot_count == 2
     assert state.data_tlbs[0] == NEVER

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from cpu_proc import native
 from jit_proc.job import Job
 from jit_proc.lift import translate
 from protocol import layout
@@ -337,9 +338,8 @@ def write_tag(address: int) -> int:
     """The write tag of the data TLB's entry for an address, in the set in use."""
     state = region_machine.machine().state
     number = address >> 12 & layout.DATA_TLB_ENTRIES - 1
-    first = int(state.data_set) * layout.DATA_TLB_ENTRIES + number
-    at = first * layout.TLB_ENTRY_SIZE + TLB_ENTRY.offset("write_tag")
-    return int(state.data_tlbs[at // 8])
+    place = int(state.data_tlb) + number * layout.TLB_ENTRY_SIZE
+    return int(native.words(place, layout.TLB_ENTRY.size // 8)[TLB_ENTRY.offset("write_tag") // 8])
 
 
 def test_a_page_with_a_write_tag_loses_it_when_it_begins_to_be_tracked():

@@ -17,7 +17,6 @@ import functools
 from typing import Any
 
 from protocol import layout
-from protocol.layout import HART
 from protocol.riscv import csr, privileged
 from protocol.riscv.assembler import assemble
 from protocol.riscv.reference import Trap
@@ -92,13 +91,7 @@ class EngineHart(Guest):
     # --- for the routines compiled above ----------------------------------------------------------
 
     def set_context(self, data: int, fetch: int) -> None:
-        state, address = self.machine.state, self.machine.hart.address
-        state.data_set, state.fetch_set = data, fetch
-        size = layout.TLB_ENTRY_SIZE
-        state.data_tlb = address + HART.offset("data_tlbs") + data * layout.DATA_TLB_ENTRIES * size
-        state.fetch_tlb = (
-            address + HART.offset("fetch_tlbs") + fetch * layout.FETCH_TLB_ENTRIES * size
-        )
+        self.machine.hart.choose_sets(data, fetch)
 
     def time(self) -> int:
         return self.now
@@ -112,8 +105,8 @@ class EngineHart(Guest):
                 return
             self.waiting = False
         if self.touched:
-            _update_context(self)
             self.machine.hart.flush()
+            _update_context(self)
             self.touched = False
         state.icount = 1
         state.time_offset = (self.now - state.count // 100) % 2**64

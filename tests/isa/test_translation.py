@@ -29,8 +29,9 @@ DATA = (RAM + 0x20_0000, RAM + 0x40_0000)  # two times four pages for data and c
 DATA_SIZE = 0x4000
 HOLE = 0x1000_0000
 STEPS = 20_000
+ASIDS = (0, 1, 0x8000, 0xFFFF)
 
-V, R, W, X, U, A, D = (1 << bit for bit in (0, 1, 2, 3, 4, 6, 7))
+V, R, W, X, U, G, A, D = (1 << bit for bit in range(8))
 MPRV, SUM, MXR = 1 << 17, 1 << 18, 1 << 19
 ADUE = 1 << 61
 GIGA, MEGA, PAGE = 0x4000_0000, 0x4020_0000, 0x4020_1000
@@ -52,6 +53,8 @@ class Acts:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
+        # A fence for one ASID is not about global mappings, so a program has one or the other.
+        self.numbered = self.random.random() < 0.5
         self.lines = [
             f"li t0, {HANDLER}",
             "csrw mtvec, t0",
@@ -100,8 +103,13 @@ class Acts:
     def flags(self) -> int:
         pick = self.random
         if pick.random() < 0.1:
-            return pick.getrandbits(8)
-        flags = V | pick.choice((R, R | W, R | W | X, R | X, X, R | W | X)) | pick.choice((0, 0, U))
+            return pick.getrandbits(8) & ~(G if self.numbered else 0)
+        flags = (
+            V
+            | (0 if self.numbered else pick.choice((0, 0, G)))
+            | pick.choice((R, R | W, R | W | X, R | X, X, R | W | X))
+            | pick.choice((0, 0, U))
+        )
         return flags | pick.choice((A, A | D, A | D, A | D, 0))
 
     def entry(self) -> None:
@@ -112,7 +120,7 @@ class Acts:
         covered = {2: GIGA * number, 1: GIGA + 0x20_0000 * number, 0: PAGE + 0x1000 * (number - 1)}
         if below is not None and pick.random() < 0.6:
             self.put(table(index) + 8 * number, table(below) >> 2 | pick.choice((V, V, V, 0)))
-            self.lines += ["sfence.vma"]
+            self.fence(None)
             return
         target = RAM
         if level == 1:
@@ -122,10 +130,20 @@ class Acts:
         self.put(table(index) + 8 * number, target >> 2 | self.flags())
         # An address in the page; anywhere in it will do.
         address = covered[level] + pick.randrange(1 << 12 + 9 * level)
-        fence = pick.choice((f"li t0, {address}; sfence.vma t0", "sfence.vma"))
-        if below is not None:
-            fence = "sfence.vma"  # it may have been a pointer
-        self.lines += fence.split("; ")
+        # The one of which there is a table below may have been a pointer.
+        self.fence(None if below is not None or pick.random() < 0.5 else address)
+
+    def fence(self, address: int | None) -> None:
+        """sfence.vma for an address or for all, in every address space: at once or one by one."""
+        at = "zero"
+        if address is not None:
+            self.lines += [f"li t0, {address}"]
+            at = "t0"
+        if not self.numbered or self.random.random() < 0.5:
+            self.lines += [f"sfence.vma {at}, zero"]
+            return
+        for asid in ASIDS:
+            self.lines += [f"li t1, {asid | 1 << 40}", f"sfence.vma {at}, t1"]
 
     def status(self) -> bool:
         """Set MPP, SUM and MXR at random; whether MPP is U."""
@@ -178,19 +196,20 @@ class Acts:
             self.put(table(4) + 8 * (number + 1), place >> 2 | flags)
             if offset > 0xFF0 and number < 3:  # the other half may be the next page's
                 self.put(table(4) + 8 * (number + 2), place + 0x1000 >> 2 | flags)
-            self.lines += ["sfence.vma"]
+            self.fence(None)
         elif pick.random() < 0.3:
             target = place + offset
         self.lines += [f"li t0, {target % 2**64}", "csrw mepc, t0", f"li a1, {self.address()}"]
         self.lines += ["mret"]
 
     def space(self) -> None:
-        """Switch the address space."""
+        """Switch the address space, to one that was there before or to another."""
         scheme = self.random.choice((0, 8, 8, 8, 9, 9, 10, 10))
         root = {0: 0, 8: 2, 9: 1, 10: 0}[scheme]
         value = scheme << 60 | (table(root) >> 12 if scheme else 0)
+        value |= self.random.choice(ASIDS) << 44
         self.lines += [f"li t0, {value}", "csrw satp, t0"]
-        if self.random.random() < 0.5:
+        if self.random.random() < 0.2:
             self.lines += ["sfence.vma"]
 
     def protection(self) -> None:
@@ -268,8 +287,13 @@ def run_engine(image: bytes) -> bytes:
 
 
 def check(seed: int, acts: int, runner: Runner, rounds: int = 1) -> None:
-    """Run a program on both and compare all that can be seen."""
-    code = assemble(Acts(seed).text(acts, rounds), RAM).data
+    """Run a random program on both."""
+    compare(Acts(seed).text(acts, rounds), runner)
+
+
+def compare(text: str, runner: Runner) -> None:
+    """Run a program's text on the reference and on a runner, and compare all that can be seen."""
+    code = assemble(text, RAM).data
     assert len(code) < HANDLER - RAM
     image = code + bytes(HANDLER - RAM - len(code)) + assemble(HANDLER_TEXT, HANDLER).data
     expected, found = run_reference(image), visible(runner(image))

@@ -4,6 +4,8 @@ Stale translations are the quietest of mistakes, so this is the engine's contrac
 privileged.py, tried on a small model of its TLB: which sets there are, and when they are emptied.
 """
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,18 +35,23 @@ PAGE = 0x40201000
 NA4, TOR, NAPOT, LOCKED, PMP_R = 16, 8, 24, 0x80, 1
 
 
+EVERY_SPACE = 2**64 - 1
+Key = tuple[str, int, int, int]  # access, set, virtual page, satp (0 without translation)
+
+
 class CachingMachine(ReferenceMachine):
     """Keeps what the architecture and the routines' promises let a TLB keep, as the engine does."""
 
     def __init__(self, **fields: int) -> None:
-        self.kept: dict[tuple[str, int, int], int] = {}
+        self.kept: dict[Key, int] = {}
         self.full_flushes = 0
         super().__init__(MACHINE, True, **fields)
 
     def _physical(self, address: int, size: int, access: int) -> int:
         kind = ("fetch", "load", "store", "store")[access]
         tlb_set = self.data_set if access else self.fetch_set
-        key = (kind, tlb_set, address >> 12)
+        space = self.satp if tlb_set not in ((0, 7) if access else (0, 3)) else 0
+        key = (kind, tlb_set, address >> 12, space)
         if key not in self.kept:
             physical = super()._physical(address, size, access)
             if self.fault_page:
@@ -56,8 +63,20 @@ class CachingMachine(ReferenceMachine):
         self.kept.clear()
         self.full_flushes += 1
 
-    def flush_tlb_page(self, address: int) -> None:
-        self.kept = {key: page for key, page in self.kept.items() if key[2] != address >> 12}
+    def flush_tlb_space(self, asid: int) -> None:
+        self.forget(lambda key: True, asid)
+        self.full_flushes += asid == EVERY_SPACE
+
+    def flush_tlb_page(self, address: int, shift: int, asid: int) -> None:
+        self.forget(lambda key: key[2] >> shift - 12 == address >> shift, asid)
+
+    def forget(self, chosen: Callable[[Key], bool], asid: int) -> None:
+        """What is chosen of the lookups of one address space, or of every one."""
+        self.kept = {
+            key: page
+            for key, page in self.kept.items()
+            if not (key[3] and chosen(key) and asid in (EVERY_SPACE, key[3] >> 44 & 0xFFFF))
+        }
 
 
 @pytest.mark.parametrize(("scheme", "level"), [(SV39, 0), (SV39, 1), (SV39, 2), (SV48, 3)])

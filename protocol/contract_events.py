@@ -135,7 +135,7 @@ EVENTS = (
         "before the mutator returns",
         "M9 M16 M26",
         "map_generation",
-        "m09_boot_remap m11_second_page m16_chained_jump m26_same_place "
+        "m09_boot_remap m09_other_space m11_second_page m16_chained_jump m26_same_place "
         "tests/cpu_proc/test_memory_map.py",
         "remap",
         "cpu_proc/machine.py cpu_proc/board.py",
@@ -160,11 +160,11 @@ EVENTS = (
     ),
     Event(
         "sfence.vma",
-        "none: lookups of the hart are cleared",
+        "none: lookups of the hart are cleared, as far as address and ASID name them",
         "with the instruction",
         "M10",
         "lookups",
-        "m10_permissions tests/system/test_smp.py",
+        "m10_permissions m10_other_space tests/isa/test_address_spaces.py tests/system/test_smp.py",
     ),
     Event(
         "fence.i",

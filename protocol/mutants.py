@@ -39,7 +39,7 @@ _ROWS = (
     Mutant("M7", "records belong to an address, not to the page behind it", engine=True),
     Mutant("M8", "the page walk's A/D update is not tracked", engine=True),
     Mutant("M9", "a remap leaves lookups as they are"),
-    Mutant("M10", "sfence.vma of one page leaves the fetch TLB as it is", engine=True),
+    Mutant("M10", "sfence.vma of a page or an ASID leaves the fetch TLB as it is", engine=True),
     Mutant("M11", "of code that ends in another page only the first page is tracked", engine=True),
     Mutant("M12", "a write retires what its first bytes made, whatever its length", engine=True),
     Mutant("M13", "a virtual page number is taken for a physical one", engine=True),

@@ -136,6 +136,12 @@ def _store(words: list[str]) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "jit_proc.store_tool", *words])
 
 
+def _metrics(words: list[str]) -> int:
+    from cpu_proc import metrics
+
+    return _with_argparse("metrics", metrics.add_arguments, metrics.run, words)
+
+
 def _guests(words: list[str]) -> int:
     from cpu_proc import guests
 
@@ -197,6 +203,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "translator": ("run a translator as a service for many machines", _translator),
     "store": ("look after translations kept on disk: info, verify, clear", _store),
     "backends": ("list what translates guests' code, with options", _backends),
+    "metrics": ("tell Prometheus what a translator counts", _metrics),
     "doctor": ("tell whether this computer has what a machine needs", _doctor),
     "explain": ("show what a run retired, when, why and by whom", _explain),
     "simulate": ("search the protocol between machine and translator for mistakes", _simulate),

@@ -180,6 +180,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _serve(options: object) -> int:
+    from jit_proc.process import tell_service_manager
     from jit_proc.service import Broker, Options
 
     assert isinstance(options, Options)
@@ -188,9 +189,11 @@ def _serve(options: object) -> int:
         signal.signal(number, lambda received, _: broker.stop(signal.Signals(received).name))
     log = logs.get_logger("translator")
     log.info("service_started", endpoint=broker.server.endpoint, workers=options.workers)
+    tell_service_manager("READY=1")
     try:
         broker.run()
     finally:
+        tell_service_manager("STOPPING=1")
         broker.close()
     log.info("service_stopped", pid=os.getpid())
     return 0

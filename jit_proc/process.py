@@ -1,4 +1,4 @@
-"""Small debts to the operating system: one's parent's end, no writable code, importable children.
+"""Small debts to the operating system: a parent's end, no writable code, a service manager.
 
 The problem: a translator or worker that outlives the machine it was started for burns a core for
 nobody. The kernel can tell a child of its parent's death, even one that LLVM keeps busy (prctl(2),
@@ -7,10 +7,12 @@ PR_SET_PDEATHSIG).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
 import signal
+import socket
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -42,6 +44,17 @@ def give_up_writable_code() -> None:
             start, end = (int(part, 16) for part in span.split("-"))
             if libc.mprotect(start, end - start, mmap.PROT_READ | mmap.PROT_EXEC) != 0:
                 raise OSError(ctypes.get_errno(), f"mprotect of {span}")
+
+
+def tell_service_manager(state: str) -> None:
+    """`READY=1` or `STOPPING=1` to whoever started this as a service (sd_notify(3)), if anybody.
+
+    An abstract socket is spelt with @. A manager that does not listen is no reason to end.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+            one.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
 
 
 def child_environment() -> dict[str, str]:

@@ -102,8 +102,9 @@ def _run(words: list[str]) -> int:
         wanted = options.log_items or options.log_json or options.log_file
         level = "info" if wanted else logs.DEFAULT_LEVEL
         logs.configure(json=options.log_json, level=level, file=options.log_file)
-    from cpu_proc import machine
+    from cpu_proc import machine, native
 
+    native.refuse_writable_code()
     return exit_status(machine.run(options))
 
 

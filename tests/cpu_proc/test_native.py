@@ -8,6 +8,8 @@ import errno
 import fcntl
 import mmap
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import pytest
 
 from cpu_proc import native
 from cpu_proc.native import SharedSegment
+from tests.oracle import MISSING
+from tests.system.runner import environment
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -173,3 +177,28 @@ def test_memory_that_cannot_be_had_is_an_oserror():
 def test_functions_of_libc_have_addresses():
     address = native.function_address("getpid")
     assert ctypes.CFUNCTYPE(ctypes.c_int)(address)() == os.getpid()
+
+
+def test_memory_that_can_be_written_never_becomes_code():
+    """In a process of its own: there is no way back."""
+    program = """
+import ctypes, mmap, sys
+from cpu_proc import native
+if not native.refuse_writable_code():
+    sys.exit(3)
+libc = ctypes.CDLL(None, use_errno=True)
+page = mmap.mmap(-1, 4096)
+address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+assert libc.mprotect(address, 4096, mmap.PROT_READ | mmap.PROT_EXEC) == -1
+assert ctypes.get_errno() == 13
+try:
+    mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+except PermissionError:
+    sys.exit(0)
+sys.exit("writable and executable memory was given")
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), check=False)
+    if done.returncode == 3:
+        pytest.skip(f"{MISSING}prctl(PR_SET_MDWE), of Linux 6.3 and later")
+    assert done.returncode == 0

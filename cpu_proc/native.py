@@ -22,7 +22,7 @@ PAGE = 4096
 _MAP_NORESERVE = 0x4000
 _MAP_FIXED = 0x10
 _F_ADD_SEALS = 1033
-_PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
+_PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN, _PR_MDWE_NO_INHERIT = 65, 1, 2
 _F_GET_SEALS = 1034
 _SEAL_WRITE = 0x8
 SEALS = 0x1 | 0x2 | 0x4 | 0x10  # SEAL, SHRINK, GROW, FUTURE_WRITE
@@ -44,9 +44,11 @@ _FAILED = ctypes.c_void_p(-1).value
 def refuse_writable_code() -> bool:
     """Have the kernel refuse this process, for good, any memory that was ever writable as code.
 
-    Children inherit it. False on kernels that cannot (before Linux 6.3; prctl(2), PR_SET_MDWE).
+    Not its children: there libffi would map what it needs twice, to write and to execute. False on
+    kernels that cannot (before Linux 6.6; prctl(2), PR_SET_MDWE).
     """
-    return bool(_libc.prctl(_PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) == 0)
+    how = _PR_MDWE_REFUSE_EXEC_GAIN | _PR_MDWE_NO_INHERIT
+    return bool(_libc.prctl(_PR_SET_MDWE, how, 0, 0, 0) == 0)
 
 
 def function_address(name: str) -> int:

@@ -200,5 +200,5 @@ sys.exit("writable and executable memory was given")
 """
     done = subprocess.run([sys.executable, "-c", program], env=environment(), check=False)
     if done.returncode == 3:
-        pytest.skip(f"{MISSING}prctl(PR_SET_MDWE), of Linux 6.3 and later")
+        pytest.skip(f"{MISSING}prctl(PR_SET_MDWE), of Linux 6.6 and later")
     assert done.returncode == 0

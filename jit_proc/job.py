@@ -55,7 +55,7 @@ class Translation:
     `ir`: a module in LLVM's textual form. `entries`: slot -> name of the function to enter there.
     `spans`: (offset, length) of the guest code bytes, ascending, not touching (see TRANSLATED).
     `lines`: bitmap of the 64-byte lines looked at, at least those of the spans.
-    `instructions`: guest instructions lifted. `passes`, `level`: for `llvm.compile_ir`.
+    `instructions`: guest instructions lifted. `passes`, `level`, `isel`: for `llvm.compile_ir`.
     `select_us`: microseconds of lifting that went into choosing the instructions.
     """
 
@@ -66,6 +66,7 @@ class Translation:
     instructions: int
     passes: tuple[str, ...] = ("sroa", "instcombine", "simplifycfg")
     level: int = 1
+    isel: str = "fast"
     select_us: int = 0
 
 

@@ -13,6 +13,9 @@ Invariants:
   PC32 and PLT32 relocations and a linked image may be mapped at any address.
 - `identity()` names all that decides what code comes out besides the IR and the options. It is
   part of every key under which translated code is kept.
+- Instructions are selected by one of two of LLVM's ways (`isel`): "dag" looks for the best ones,
+  "fast" takes half the time for code a tenth longer, which runs as fast: what both are given is
+  simple, and the register allocator is the same. It is the target machine that has it, for good.
 - Errors in the IR are `IRError`, raised before code generation starts: the module is parsed and
   verified first.
 
@@ -33,6 +36,7 @@ from jit_proc.passes import PASS_METHODS
 
 DEFAULT_PASSES = ("sroa", "instcombine", "simplifycfg")
 DEFAULT_LEVEL = 1
+DEFAULT_ISEL = "dag"
 
 
 class IRError(Exception):
@@ -82,15 +86,32 @@ def host_cpu() -> tuple[str, str]:
 
 
 @cache
-def target_machine(level: int = DEFAULT_LEVEL) -> Any:
+def target_machine(level: int = DEFAULT_LEVEL, isel: str = DEFAULT_ISEL) -> Any:
     """The host's TargetMachine for codegen `level` 0 to 3 (position independent, small code
-    model); one a level.
+    model) and a selector of instructions, `fast` or `dag`; one of each kind.
     """
     cpu, features = host_cpu()
     target = binding.Target.from_default_triple()
-    return target.create_target_machine(
+    machine = target.create_target_machine(
         cpu=cpu, features=features, opt=level, reloc="pic", codemodel="small"
     )
+    if isel == "fast":
+        select_fast(machine)
+    return machine
+
+
+def select_fast(machine: Any) -> None:
+    """Have a new target machine select instructions fast.
+
+    Only an option of the process asks for that; a machine that has once emitted code under it stays
+    with it, and others never hear of it.
+    """
+    set_llvm_option("--fast-isel=true")
+    try:
+        with _parse("define void @nothing() nounwind { ret void }") as module:
+            machine.emit_object(module)
+    finally:
+        set_llvm_option("--fast-isel=false")
 
 
 @cache
@@ -110,15 +131,19 @@ def set_llvm_option(option: str) -> None:
 
 
 def compile_ir(
-    text: str, passes: Sequence[str] = DEFAULT_PASSES, level: int = DEFAULT_LEVEL
+    text: str,
+    passes: Sequence[str] = DEFAULT_PASSES,
+    level: int = DEFAULT_LEVEL,
+    isel: str = DEFAULT_ISEL,
 ) -> Compiled:
     """Compile IR `text` for this host: run `passes` in order over the module, then generate code
-    at `level` 0 to 3.
+    at `level` 0 to 3, its instructions selected by `isel`.
 
     Raises IRError when the text is wrong or a pass is unknown. An error in code generation ends
     the process.
     """
     methods = [_pass_method(name) for name in passes]
+    machine = target_machine(level, isel)
     start = time.perf_counter()
     module = _parse(text)
     with module:
@@ -127,7 +152,7 @@ def compile_ir(
         verified = time.perf_counter()
         _optimize(module, methods)
         optimized = time.perf_counter()
-        elf: bytes = target_machine(level).emit_object(module)
+        elf: bytes = machine.emit_object(module)
     emitted = time.perf_counter()
     return Compiled(
         elf=elf,
@@ -151,13 +176,13 @@ def optimize_ir(text: str, passes: Sequence[str] = DEFAULT_PASSES) -> str:
         return str(module)
 
 
-def emit_assembly(text: str, level: int = DEFAULT_LEVEL) -> str:
+def emit_assembly(text: str, level: int = DEFAULT_LEVEL, isel: str = DEFAULT_ISEL) -> str:
     """The host assembly of IR `text` as it stands (run `optimize_ir` first), for golden files and
     for reading.
     """
     with _parse(text) as module:
         _verify(module)
-        assembly: str = target_machine(level).emit_assembly(module)
+        assembly: str = target_machine(level, isel).emit_assembly(module)
     return assembly
 
 

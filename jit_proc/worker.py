@@ -99,7 +99,7 @@ def _warm_up(lifter: str) -> None:
     """
     from jit_proc.llvm import compile_ir
 
-    compile_ir("define void @nothing() nounwind { ret void }")
+    compile_ir("define void @nothing() nounwind { ret void }", isel="fast")
     with contextlib.suppress(Exception):
         resolve(lifter)(Job(0, bytes(4096), (0,), 0))
 

@@ -30,6 +30,7 @@ class Llvm:
     summary = "regions of many blocks, optimised by LLVM (the default)"
     options = (
         Option("level", "0|1|2", "[0-2]", "effort in code generation (default 1)"),
+        Option("isel", "fast|dag", "fast|dag", "how instructions are selected (default fast)"),
         Option(
             "passes",
             "PASS[+PASS...]|none",
@@ -49,6 +50,8 @@ class Llvm:
             translation: Translation = getattr(importlib.import_module(module), function)(job)
             if "level" in settings:
                 translation = replace(translation, level=int(settings["level"]))
+            if "isel" in settings:
+                translation = replace(translation, isel=settings["isel"])
             if "passes" in settings:
                 needed = [_NEEDED] if _NEEDED in translation.passes else []
                 chosen = [name for name in settings["passes"].split("+") if name != "none"]

@@ -23,7 +23,7 @@ def make(lift: Callable[[], Translation]) -> Region:
     start = time.perf_counter_ns()
     translation = lift()
     lifted = time.perf_counter_ns()
-    compiled = compile_ir(translation.ir, translation.passes, translation.level)
+    compiled = compile_ir(translation.ir, translation.passes, translation.level, translation.isel)
     linking = time.perf_counter_ns()
     image = link(compiled.elf)
     entries = tuple(

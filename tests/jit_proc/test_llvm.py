@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jit_proc.llvm import compile_ir
+from jit_proc.llvm import compile_ir, emit_assembly
 
 IR = """
 define i64 @f(i64 %n) nounwind {
@@ -38,6 +38,14 @@ def test_nothing_is_left_of_a_job():
         compile_ir(IR)
 
     assert resident() - before < 600, "kilobytes for 300 jobs"
+
+
+def test_selecting_fast_is_for_who_asks_for_it():
+    before = compile_ir(IR).elf
+    fast = compile_ir(IR, isel="fast").elf
+    assert fast != before
+    assert (compile_ir(IR).elf, compile_ir(IR, isel="fast").elf) == (before, fast)
+    assert emit_assembly(IR, isel="fast") != emit_assembly(IR)
 
 
 def test_the_same_text_gives_the_same_code():

@@ -360,9 +360,13 @@ class ColdEmitter(Emitter):
         )
         return self.value(f"extractvalue {{ i64, i1 }} {pair}, 1")
 
-    def b_decode_word(self, raw: str, record: str, offset: str) -> None:
+    def b_decode_word(self, raw: str, record: str, offset: str) -> str:
         place = self.pointer(record)
-        self.emit(f"call void @decode_word(ptr %hart, i64 {raw}, ptr {place}, i64 {offset})")
+        call = f"call i64 @decode_word(ptr %hart, i64 {raw}, ptr {place}, i64 {offset})"
+        return self.value(call)
+
+    def b_fuse(self, record: str, kinds: str) -> None:
+        self.emit(f"call void @fuse(ptr {self.pointer(record)}, i64 {kinds})")
 
 
 _API = [HART.offset("python", i) for i in range(6)]

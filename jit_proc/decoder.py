@@ -5,7 +5,8 @@ decoding must be native; and it must be the same decoding as `isa.decode`. The t
 the patterns: at each level the bits that all remaining candidates fix are switched on; where
 candidates share none, the most specific is tried first, with its `where` clause.
 
-`@decode_word(hart, raw, record, offset)` writes the operand word, then the handler. `offset` is the
+`@decode_word(hart, raw, record, offset)` writes the operand word, then the handler, and returns
+the number of the handler's kind in n-grams (`fused.py`). `offset` is the
 instruction's place in its page (`NO_OFFSET` when it has none): direct transfers that stay in the
 page get the `near` handler.
 
@@ -17,7 +18,7 @@ Read next: `cold.operand_bytes` (the operand word), `engine.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jit_proc.cold import operand_bytes
 from jit_proc.emit import Emitter, literal
@@ -41,6 +42,11 @@ def is_direct(encoding: Encoding) -> bool:
 class DecodeTree(Emitter):
     """Emits `@decode_word`."""
 
+    def __init__(self, number: Callable[[str], int] = lambda name: 0) -> None:
+        """`number` tells what handlers are called in n-grams."""
+        super().__init__()
+        self._number = number
+
     def define(self, encodings: Sequence[Encoding]) -> str:
         low = self.binary("and", "%raw", "3")
         wide = self.compare("eq", low, "3")
@@ -53,7 +59,7 @@ class DecodeTree(Emitter):
         self.finish("0", "@h_illegal_4")
         self.label("illegal_short")
         self.finish("0", "@h_illegal_2")
-        head = "define internal void @decode_word(ptr %hart, i64 %raw, ptr %record, i64 %offset)"
+        head = "define internal i64 @decode_word(ptr %hart, i64 %raw, ptr %record, i64 %offset)"
         return "\n".join([f"{head} nounwind {{", *self.lines, "}"])
 
     def tree(self, candidates: list[Encoding], known: int) -> None:
@@ -156,14 +162,17 @@ class DecodeTree(Emitter):
         if semantics.builtins & {"branch", "jump"}:
             threshold = self.load_word(self.address("%hart", HART.offset("threshold")))
             word = self.binary("or", word, self.binary("shl", threshold, "48"))
-        handler = f"@h_{variant(encoding)}"
+        name = variant(encoding)
+        handler, kind = f"@h_{name}", str(self._number(name))
         if is_direct(encoding):
             target = self.binary("add", "%offset", offset)
             near = self.compare("ult", target, str(PAGE_SIZE))
-            handler = self.select(near, f"@h_{variant(encoding, near=True)}", handler, "ptr")
-        self.finish(word, handler)
+            name = variant(encoding, near=True)
+            handler = self.select(near, f"@h_{name}", handler, "ptr")
+            kind = self.select(near, str(self._number(name)), kind)
+        self.finish(word, handler, kind)
 
-    def finish(self, word: str, handler: str) -> None:
+    def finish(self, word: str, handler: str, kind: str = "0") -> None:
         self.store_word(word, self.address("%record", 8))
         self.emit(f"store atomic ptr {handler}, ptr %record release, align 8")
-        self.terminate("ret void")
+        self.terminate(f"ret i64 {kind}")

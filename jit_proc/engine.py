@@ -15,11 +15,13 @@ Read next: `handlers.py`, then `cpu_proc/hart.py` (who calls `run`).
 
 from __future__ import annotations
 
-from jit_proc import fp
+from collections.abc import Sequence
+
+from jit_proc import fp, ngrams
 from jit_proc.cold import SUPPORT, ColdEmitter
 from jit_proc.decoder import DecodeTree, is_direct, variant
+from jit_proc.fused import Chooser, FusedEmitter, Kinds, name_of
 from jit_proc.handlers import (
-    PARAMS,
     HotEmitter,
     define_cold,
     is_hot,
@@ -27,6 +29,7 @@ from jit_proc.handlers import (
     lookup,
     needs_slow_path,
 )
+from jit_proc.ngrams import Ngram
 from jit_proc.runtime import ROUTINES
 from protocol.layout import HART, HEAT_COUNTERS
 from protocol.riscv import isa
@@ -34,6 +37,7 @@ from protocol.riscv.isa import Instruction, parse_pattern
 from protocol.riscv.language import Function, routine_from_source
 
 EXPORTS = (
+    *("h_fused_first", "h_fused_end"),
     *("run", "step", "note_write", "drop_arrays"),
     *("h_decode", "h_page_end", "h_scratch_end", "h_far_jump"),
     *("h_execute_one", "h_way_out", "h_illegal_2", "region_load", "region_store"),
@@ -47,18 +51,16 @@ def _illegal(bits: int) -> Instruction:
     return Instruction("illegal", parse_pattern("0" * bits), "illegal", body, "")
 
 
-def _special(name: str, build: str) -> str:
-    return f"define hidden preserve_nonecc void @h_{name}({PARAMS}) nounwind strictfp {{\n{build}}}"
-
-
 class _Special(HotEmitter):
     """Handlers that are not instructions."""
 
     def __init__(self) -> None:
         super().__init__(_illegal(32), 4, near=False)
 
-    def text(self, name: str) -> str:
-        return _special(name, "\n".join([*self.lines, ""]))
+    def nowhere(self, name: str) -> str:
+        """A place in the code that is no handler."""
+        self.terminate("unreachable")
+        return self.text(name)
 
     def record_word(self) -> str:
         return self.value("ptrtoint ptr %record to i64")
@@ -371,13 +373,20 @@ _UNTRACKED = {
 }
 
 
-def text(*, tracking: bool = True) -> str:
-    """The engine's LLVM module.
+def text(*, tracking: bool = True, grams: Sequence[Ngram] | None = None, counts: int = 0) -> str:
+    """The engine's LLVM module, with handlers for `grams` (those of `ngrams.txt` if not given).
 
-    Without `tracking` no store retires anything: for measuring what tracking costs a program that
-    never changes its code. Such an engine has no key, so no machine that a user starts finds it.
+    With `counts` each handler counts its executions in a word that lies so many bytes from its
+    record; there are no n-grams then. Without `tracking` no store retires anything: for measuring
+    what tracking costs a program that never changes its code. Such engines have no key, so no
+    machine that a user starts finds them.
     """
     isa.load_all()
+    if grams is None:
+        grams = ngrams.load()
+    if counts:
+        grams = ()
+    kinds = Kinds(grams)
     routines: dict[str, Function] = dict(ROUTINES)
     parts = [SUPPORT, fp.text(), _RUN, _entry("run", "h_settle"), _entry("step", "h_step")]
     handlers: dict[str, str] = {}
@@ -416,7 +425,10 @@ def text(*, tracking: bool = True) -> str:
         if is_transparent(routine):
             body = body.replace(" nounwind {", " nounwind strictfp alwaysinline {", 1)
         parts.append(body)
-    parts += handlers.values()
+    for name, handler in handlers.items():
+        if counts and not name.endswith("_slow"):
+            handler = handler.replace(") nounwind strictfp {\n", _counting(counts), 1)
+        parts.append(handler)
     parts += [
         _decode(),
         _page_end(),
@@ -437,9 +449,24 @@ def text(*, tracking: bool = True) -> str:
         _to_memory("resume", "next"),
         _to_memory("enter", ""),
         _to_memory("sleep", "next"),
-        DecodeTree().define(encodings),
+        DecodeTree(kinds.number).define(encodings),
+        Chooser(grams, kinds).define(),
+        _Special().nowhere("fused_first"),
+        *(FusedEmitter(g, kinds).fused(name_of(i)) for i, g in enumerate(grams)),
+        _Special().nowhere("fused_end"),
     ]
     return "\n".join(parts)
+
+
+def _counting(distance: int) -> str:
+    return f""") nounwind strictfp {{
+  %counted.record = ptrtoint ptr %record to i64
+  %counted.place = add i64 %counted.record, {distance}
+  %counted.word = inttoptr i64 %counted.place to ptr
+  %counted.old = load i64, ptr %counted.word
+  %counted.new = add i64 %counted.old, 1
+  store i64 %counted.new, ptr %counted.word
+"""
 
 
 def build(*, tracking: bool = True) -> tuple[bytes, dict[str, int]]:

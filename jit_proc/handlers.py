@@ -246,29 +246,39 @@ class HotEmitter(ValueEmitter):
         self.function = instruction.semantics
         self.length = length
         self.near = near
+        self.record = "%record"  # the instruction's own
+        self.before = 0  # instructions that the same handler has executed before this one
         self._slow = ""
 
-    def define(self, name: str, slow: str) -> str:
-        """The handler's text; `slow` names the handler that follows every rule."""
+    def operands(self) -> dict[str, str]:
+        """The values of the parameters, from the record's operand word."""
         operands = {}
         for param, byte in operand_bytes(self.instruction).items():
             if byte == 0:
-                narrow = self.value(f"load i32, ptr {self.address('%record', 8)}, align 8")
+                narrow = self.value(f"load i32, ptr {self.address(self.record, 8)}, align 8")
                 operands[param] = self.value(f"sext i32 {narrow} to i64")
                 continue
-            narrow = self.value(f"load i8, ptr {self.address('%record', 8 + byte)}")
+            narrow = self.value(f"load i8, ptr {self.address(self.record, 8 + byte)}")
             wide = self.value(f"zext i8 {narrow} to i64")
             if param == "rm":
                 wide = self.binary("lshr", wide, "5")
             elif param == "rs3":
                 wide = self.binary("and", wide, "31")
             operands[param] = wide
-        self.body(self.function, operands)
+        return operands
+
+    def define(self, name: str, slow: str) -> str:
+        """The handler's text; `slow` names the handler that follows every rule."""
+        self.body(self.function, self.operands())
         if not self.done:
             self.dispatch(self.address("%record", 8 * self.length), self.counted())
         if self._slow:
             self.label(self._slow)
             self.tail(f"@h_{slow}", "%record", "%count")
+        return self.text(name)
+
+    def text(self, name: str) -> str:
+        """What was emitted, as the handler `name`."""
         return "\n".join(
             [
                 f"define hidden preserve_nonecc void @h_{name}({PARAMS}) nounwind strictfp {{",
@@ -286,7 +296,7 @@ class HotEmitter(ValueEmitter):
         return any("_to_i" in b or "_to_u" in b for b in self.function.builtins)
 
     def counted(self) -> str:
-        return self.binary("add", "%count", "1")
+        return self.binary("add", "%count", str(self.before + 1))
 
     def tail(
         self, target: str, record: str, count: str, bias: str = "%bias", tlb: str = "%tlb"
@@ -316,7 +326,7 @@ class HotEmitter(ValueEmitter):
         if name == "length":
             return str(self.length)
         assert name == "pc"
-        record = self.value("ptrtoint ptr %record to i64")
+        record = self.value(f"ptrtoint ptr {self.record} to i64")
         return self.binary("add", self.binary("lshr", record, "3"), "%bias")
 
     # --- control ---------------------------------------------------------------------------
@@ -330,7 +340,7 @@ class HotEmitter(ValueEmitter):
         self.label(look)
         self.tail("@h_look", record, count, bias)
         self.label(go)
-        counter = self.address("%record", 14)
+        counter = self.address(self.record, 14)
         old = self.value(f"load i16, ptr {counter}, align 2")
         new = self.value(f"add i16 {old}, -1")
         self.emit(f"store i16 {new}, ptr {counter}, align 2")
@@ -363,7 +373,7 @@ class HotEmitter(ValueEmitter):
 
     def b_branch(self, offset: str) -> None:
         if self.near:
-            self.arrive(self.address("%record", self.binary("shl", offset, "3")))
+            self.arrive(self.address(self.record, self.binary("shl", offset, "3")))
         else:
             self.b_jump(self.binary("add", self.special("pc"), offset))
 

@@ -6,6 +6,7 @@ under short names. Read next: `runtime_memory.py`.
 
 from __future__ import annotations
 
+from jit_proc import ngrams
 from protocol import layout, mutants
 from protocol.layout import CONTROL, FETCH_ENTRY, HART, PAGE, SLOT, TLB_ENTRY
 
@@ -65,6 +66,7 @@ ARRAY_HOST = layout.RECORD_ARRAY_HOST
 ARRAY_PAGE = layout.RECORD_ARRAY_PAGE
 ARRAY_VIRTUAL = layout.RECORD_ARRAY_USED  # M7 alone keeps something behind what is used
 ARRAY_END = layout.SLOTS_PER_PAGE * layout.RECORD_SIZE
+SPARE = 64 * layout.RECORD_SIZE  # a record of the scratch array that nothing executes
 HOT_RING = layout.HOT_RING
 EXIT_ATTENTION = layout.EXIT_ATTENTION
 EXIT_WAIT = layout.EXIT_WAIT
@@ -82,4 +84,6 @@ KEPT_FETCH = int(mutants.armed("M10"))
 FIRST_BYTES_ONLY = int(mutants.armed("M12"))
 ONE_PAGE_ONLY = int(mutants.armed("M11"))
 VIRTUAL_PAGE = int(mutants.armed("M13"))
+# How far before a store a sequence may begin that reaches it, in whole halfwords.
+FUSED_REACH = ngrams.MAX_BYTES - 2
 FAULT = 1  # what `resolve` answers for a fault; no host address is 1

@@ -223,26 +223,68 @@ def bits_at(host):
 def decode_run(record, host, offset):
     """Decode an instruction, and those behind it up to a transfer of control or the line's end.
 
-    They are likely to be executed next, their line is tracked, and the page's lock is held.
+    They are likely to be executed next, their line is tracked, and the page's lock is held. Where a
+    sequence begins that has a handler of its own, the record gets that one (`fused.py`); to know,
+    a few instructions behind those are looked at that are decoded already.
     """
     end = (offset & ~63) + 64
+    spare = hart.scratch + SPARE
+    decode = handler("decode")
+    fresh = True
+    going = True
+    kinds = 0  # of the last four instructions, the newest in the highest of four bytes
+    first = 0
+    second = 0
+    third = 0
+    fourth = 0
     while True:
-        hart.stat_decodes += 1
-        bits = bits_at(host)
-        size = 4 if (bits & 3) == 3 else 2
-        decode_word(bits, record, offset)
-        # Branches, jumps and system instructions have opcodes 11xxx11.
-        if (bits & 0x63) == 0x63 or bits == 0:
+        kinds = kinds >> 8
+        first = second
+        second = third
+        third = fourth
+        fourth = 0
+        if going:
+            bits = bits_at(host)
+            size = 4 if (bits & 3) == 3 else 2
+            ends = ends_run(bits)
+            if fresh:
+                hart.stat_decodes += 1
+                kinds = kinds | (decode_word(bits, record, offset) << 24)
+                fourth = record
+            elif offset + size <= end:
+                kind = decode_word(bits, spare, offset)
+                # Another hart may be storing here: what was made of the bytes is what counts.
+                differ = peek(record + 8, 8) ^ peek(spare + 8, 8)
+                if ends:
+                    differ = differ & 0xFFFFFFFFFFFF  # the rest is heat
+                if differ == 0:
+                    kinds = kinds | (kind << 24)
+            going = not ends
+            host += size
+            offset += size
+            record += size * 8
+            if offset + 2 > end:
+                going = False
+            elif going:
+                whole = offset + 4 <= end or (peek(host, 2) & 3) != 3
+                fresh = fresh and whole and peek(record, 8) == decode
+        if first != 0:
+            fuse(first, kinds)
+        if not going and (kinds >> 8) == 0:
             return
-        if (bits & 3) == 1 and (bits & 0xE000) >= 0xA000:
-            return  # c.j, c.beqz, c.bnez
-        if (bits & 3) == 2 and (bits & 0xE07C) == 0x8000:
-            return  # c.jr, c.jalr, c.ebreak
-        host += size
-        offset += size
-        record += size * 8
-        if offset + 4 > end or peek(record, 8) != handler("decode"):
+        if not fresh and first == 0 and second == 0 and third == 0 and fourth == 0:
             return
+
+
+@routine(pure=True)
+def ends_run(bits):
+    """Whether an instruction transfers control, or is none."""
+    # Branches, jumps and system instructions have opcodes 11xxx11.
+    ends = (bits & 0x63) == 0x63 or bits == 0
+    # c.j, c.beqz, c.bnez
+    ends = ends or ((bits & 3) == 1 and (bits & 0xE000) >= 0xA000)
+    # c.jr, c.jalr, c.ebreak
+    return ends or ((bits & 3) == 2 and (bits & 0xE07C) == 0x8000)
 
 
 @routine(pure=True)

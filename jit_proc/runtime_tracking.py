@@ -105,10 +105,11 @@ def note_write(page, offset, size):
     poke(page + GENERATION, generation, 8)
     records = peek(page, 8)
     if records != 0:
+        row = rewrites(records, offset)
+        changed = unfuse(records, offset)
         # An instruction that begins one halfword before the store may reach into it.
         record = records + (offset >> 1) * 16 - word(offset > 1) * 16
         last = records + ((offset + size - 1) >> 1) * 16
-        changed = False
         while record <= last:
             if peek(record, 8) != handler("decode"):
                 poke(record, handler("decode"), 8)
@@ -116,13 +117,35 @@ def note_write(page, offset, size):
             record += 16
         if changed:
             note_time(page)
-            if (peek(page + REGION_LINES, 8) & touched) == 0 and rewrites(records, offset):
+            if (peek(page + REGION_LINES, 8) & touched) == 0 and row:
                 forget_lines(page, records, first_line, last_line)
     regions = peek(page + REGION_LINES, 8) & touched
     if generation == 0:
         regions = NO_PAGE  # it wrapped: the machine sees to it that nothing older is alive
     unlock_page(page)
     return regions
+
+
+@routine(pure=True)
+def unfuse(records, offset):
+    """Take back the records before a store whose handlers may execute the bytes at `offset` too.
+
+    A sequence never begins in a line before; whether there were any.
+    """
+    start = (offset & 63) >> 1
+    if start > FUSED_REACH >> 1:
+        start = FUSED_REACH >> 1
+    end = records + (offset >> 1) * 16
+    record = end - start * 16
+    first = handler("fused_first")
+    size = handler("fused_end") - first
+    changed = False
+    while record != end:
+        if peek(record, 8) - first < size:
+            poke(record, handler("decode"), 8)
+            changed = True
+        record += 16
+    return changed
 
 
 @routine(pure=True)

@@ -144,7 +144,7 @@ def _source_texts() -> Iterable[str]:
     A machine without the translator installed gets another key by this, never a wrong file.
     """
     folder = Path(__file__).resolve().parent.parent / "jit_proc"
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted([*folder.glob("*.py"), *folder.glob("*.txt")]):
         if path.stem not in _BROKER:
             yield path.name + "\n" + path.read_text(encoding="utf-8")
 

@@ -90,7 +90,8 @@ BUILTINS: dict[str, tuple[int, str]] = {
     "host_read": (2, "word"),
     "host_write": (3, ""),
     "host_compare_swap": (3, "bool"),
-    "decode_word": (3, ""),
+    "decode_word": (3, "word"),
+    "fuse": (2, ""),
 }
 PURE_BUILTINS = frozenset(
     [

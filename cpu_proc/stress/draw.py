@@ -145,8 +145,8 @@ def plan(rng: random.Random, mode: str) -> dict[str, float]:
     kinds = ["retire"] if scenario.MODES[mode].translator == "none" else list(SPANS)
     chosen = rng.sample(kinds, rng.randint(1, len(kinds)))
     spans = {kind: SPANS[kind] for kind in sorted(chosen)}
-    # In regions mode the guest waits each time until all is translated again.
-    rare = 4 if mode == "regions" else 1
+    # In regions mode the guest waits each time until all is translated again: it must come to that.
+    rare = 20 if mode == "regions" else 1
     return {
         kind: round(rare * low * (high / low) ** rng.random(), 4)
         for kind, (low, high) in spans.items()

@@ -145,12 +145,12 @@ def plan(rng: random.Random, mode: str) -> dict[str, float]:
     kinds = ["retire"] if scenario.MODES[mode].translator == "none" else list(SPANS)
     chosen = rng.sample(kinds, rng.randint(1, len(kinds)))
     spans = {kind: SPANS[kind] for kind in sorted(chosen)}
-    # In regions mode the guest waits each time until all is translated again: it must come to that.
-    rare = 20 if mode == "regions" else 1
-    return {
-        kind: round(rare * low * (high / low) ** rng.random(), 4)
-        for kind, (low, high) in spans.items()
+    drawn = {
+        kind: round(low * (high / low) ** rng.random(), 4) for kind, (low, high) in spans.items()
     }
+    if mode == "regions":  # the guest waits each time until all is translated again
+        return {kind: 20 * mean if kind != "messages" else mean for kind, mean in drawn.items()}
+    return drawn
 
 
 def bears_chaos(made: scenario.Scenario) -> bool:

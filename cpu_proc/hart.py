@@ -15,6 +15,7 @@ Read next: `machine.py` (safe points), `jit_proc/runtime.py` (`settle`, `look_up
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 import time
@@ -56,6 +57,34 @@ class Owner(Protocol):
         """The guest touched what nothing answers for; it gets an access fault."""
 
 
+class Wake:
+    """What a sleeping hart waits for: a `threading.Event` for one waiter, made of one lock.
+
+    An event's waiter, once woken, waits for the event's own lock, which who woke it still holds:
+    two more changes of thread for each call of a hart by another.
+    """
+
+    def __init__(self) -> None:
+        self._unset = threading.Lock()  # held while nobody has called
+        self._unset.acquire()
+
+    def set(self) -> None:
+        """Wake the hart, or keep it from sleeping."""
+        with contextlib.suppress(RuntimeError):  # it is set already
+            self._unset.release()
+
+    def is_set(self) -> bool:
+        return not self._unset.locked()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until it is set, `seconds` at most; takes it back. Whether it was set."""
+        return self._unset.acquire(timeout=seconds)
+
+    def clear(self) -> None:
+        """Take it back, if it is set."""
+        self._unset.acquire(blocking=False)
+
+
 class Hart:
     """A hart of a machine. `state` is its structure in the ctrl segment."""
 
@@ -65,7 +94,7 @@ class Hart:
         self.index = index
         self.address = address
         self.state = HART.ctype.from_address(address)
-        self.wake = threading.Event()
+        self.wake = Wake()
         self.stopped = False
         self.alarm = NEVER  # mtime at which counted time calls a device: see `alarm.py`
         self._short_sleeps = self._polled = 0

@@ -16,6 +16,7 @@ Read next: `safe_point.py`, `retirement.py`, `hart.py`, `board.py`.
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 import threading
 import time
@@ -603,6 +604,7 @@ def run(options: RunOptions) -> int:
             machine.dump_device_tree(options.dump_dtb)
             return 0
         machine.power_on()
+        gc.freeze()  # what is there stays: a collection need not look at it
         code = machine.wait()
         if options.signature is not None:
             from cpu_proc import signature

@@ -17,6 +17,7 @@ Read next: `protocol/SPEC.md` (the contract), `translator.py` (step 4).
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -80,6 +81,16 @@ class Retirement:
 
     def everything(self, cause: str, who: Who | None = None) -> None:
         """Retire every translation. Call it at a safe point only. `who`: if not who posted it."""
+        # All harts wait: no time to look through what may be 100,000 regions for garbage.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            self._everything(cause, who)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _everything(self, cause: str, who: Who | None) -> None:
         machine = self._machine
         began = time.monotonic()
         who, before = who or machine.culprits.current(), self.epoch

@@ -12,6 +12,7 @@ Read next: `service.py`.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import select
@@ -190,6 +191,7 @@ def _serve(options: object) -> int:
     log = logs.get_logger("translator")
     log.info("service_started", endpoint=broker.server.endpoint, workers=options.workers)
     tell_service_manager("READY=1")
+    gc.freeze()  # modules and the like stay: no machine waits while they are looked through
     try:
         broker.run()
     finally:

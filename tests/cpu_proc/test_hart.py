@@ -21,6 +21,7 @@ from cpu_proc.hart import (
     STCE,
     STIE,
     Hart,
+    Wake,
     float_operation,
 )
 from cpu_proc.memory_map import MapError
@@ -495,3 +496,17 @@ def test_round_to_nearest_ties_away_is_computed_by_it(machine):
     assert state.f[10] == (0x3FF0 << 48) + 1
     assert state.f[13] == 0x3FF0 << 48
     assert machine.fflags == 1
+
+
+def test_a_wake_is_kept_until_it_is_waited_for_or_taken_back():
+    wake = Wake()
+    assert not wake.wait(0)
+    wake.set()
+    wake.set()  # twice is once
+    assert wake.is_set()
+    assert wake.wait(DEADLINE)
+    assert not wake.is_set()
+    wake.set()
+    wake.clear()
+    wake.clear()
+    assert not wake.wait(0)

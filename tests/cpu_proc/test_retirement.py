@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -128,6 +129,19 @@ def test_the_order_is_epoch_records_lookups_translator(world):
     assert world.log == ["told", "records", "flush", "flush", "translator"]
     assert world.translator.asked == [(2, "system_reset")]
     assert world.control.words.epoch == 2
+
+
+def test_nobody_looks_for_garbage_while_all_harts_wait(world):
+    seen = []
+    world.retirement.dropping = lambda: seen.append(gc.isenabled())
+    world.retirement.everything("system_reset")
+    assert (seen, gc.isenabled()) == ([False], True)
+    gc.disable()
+    try:
+        world.retirement.everything("system_reset")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_nothing_that_points_to_code_is_left(world):

@@ -126,6 +126,7 @@ class Hart:
         state.far_jump = engine.address("h_far_jump")
         state.execute_one = engine.address("h_execute_one")
         state.way_out = engine.address("h_way_out")
+        state.crossing = engine.address("h_crossing")
         state.engine, state.engine_size = engine.base, engine.size
         state.tlb_load = engine.address("region_load")
         state.tlb_store = engine.address("region_store")

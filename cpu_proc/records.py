@@ -31,6 +31,7 @@ from protocol.layout import (
     RECORD_ARRAY_PAGE,
     RECORD_ARRAY_STRIDE,
     RECORD_SIZE,
+    SLOTS_PER_PAGE,
 )
 
 _WORDS = PAGE.size // 8
@@ -181,6 +182,16 @@ class Records:
         self._pages[page * _WORDS + _LINES] |= lines
         self._pages[page * _WORDS + _REGION_LINES] |= lines
 
+    def seen_slots(self, page: int) -> bytes:
+        """A bit for each slot of a page whose record was filled; nothing without records."""
+        array = self._pages[page * _WORDS + _RECORDS]
+        if not array:
+            return b""
+        handlers = native.words(array, SLOTS_PER_PAGE * RECORD_SIZE // 8)[:: RECORD_SIZE // 8]
+        decode = self.decode
+        bits = "".join(["0" if h == decode else "1" for h in handlers])
+        return int(bits[::-1], 2).to_bytes(SLOTS_PER_PAGE // 8, "little")
+
     def entry_slots(self, page: int) -> set[int]:
         """Slots of a page that published regions are entered at."""
         return {slot for region in self.regions.get(page, ()) for slot, _ in region.entries}
@@ -200,6 +211,7 @@ class Records:
         if not array or not self._pages[base + _LINES]:
             return None
         region = Region(page, lines, tuple(entries), number, self.generation(page))
+        self._supersede(region)
         self._pages[base + _LINES] |= lines
         self._pages[base + _REGION_LINES] |= lines
         for slot, address in region.entries:
@@ -211,6 +223,18 @@ class Records:
             if not self._gone[-1]:
                 self._gone.pop()
         return region
+
+    def _supersede(self, new: Region) -> None:
+        """Let go of regions that no record will point to when a new one of the page is entered.
+
+        No hart is inside. Their lines stay told of stores: the new one was made from most of them.
+        """
+        slots = {slot for slot, _ in new.entries}
+        old = self.regions.get(new.page, [])
+        left = [region for region in old if not slots.issuperset(s for s, _ in region.entries)]
+        self.region_count -= len(old) - len(left)
+        if old:
+            self.regions[new.page] = left
 
     # --- everything --------------------------------------------------------------------------
 

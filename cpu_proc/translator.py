@@ -56,6 +56,7 @@ CLOSE_PATIENCE = 2.0
 WINDOW = (
     6  # requests under way: enough to keep workers busy, few enough that the hottest comes next
 )
+MOST_MERGES = 3  # of a page, in an epoch
 _ASK_AGAIN = frozenset(("not_attached", "window_full", "send_queue_full", "timed_out"))
 POLL_LIMIT = 5.0
 WORKED = ("select", "lift", "parse", "passes", "codegen", "link")  # a worker's phases
@@ -92,6 +93,7 @@ class TranslatorLink:
         self._first_epoch = machine.retirement.epoch
         self._code: tuple[int, int, int] | None = None  # address, size, epoch
         self._backlog = Backlog()
+        self._merges: Counter[int] = Counter()  # by page: how often its regions were to be one
         self._shortcuts = Shortcuts.made()
         self._quiet: list[threading.Event] = []  # wait for no request outstanding
         self._settling: list[threading.Event] = []  # wait for a retirement's end
@@ -312,6 +314,7 @@ class TranslatorLink:
                 self._void = False
                 self._settling.append(event)
                 self._backlog.clear()
+                self._merges.clear()
                 if cause == "backend_swap" and mutants.armed("M46"):
                     self._code = None  # the mistake: it stays mapped, and records point to it
                 self._act(self._session.retire(epoch, cause))
@@ -337,7 +340,22 @@ class TranslatorLink:
             if self._shortcuts is not None:
                 wanted = self._shorten(self._shortcuts, page, wanted)
             if wanted:
-                self._act(session.request(self._stamp(page), wanted, heat))
+                known = () if self._forced else tuple(sorted(covered))
+                seen = b"" if self._forced else self._machine.records.seen_slots(page)
+                self._act(session.request(self._stamp(page), wanted, heat, 0, known, seen))
+            elif self._may_merge(page):
+                seen = self._machine.records.seen_slots(page)
+                self._act(session.request(self._stamp(page), covered, heat, 1, (), seen))
+
+    def _may_merge(self, page: int) -> bool:
+        """Whether the regions of a page shall be made one, for control changes between them often.
+
+        Not over and over: what is too large for one region stays several.
+        """
+        if self._forced or len(self._machine.records.regions.get(page, ())) < 2:
+            return False
+        self._merges[page] += 1
+        return self._merges[page] <= MOST_MERGES
 
     def _shorten(self, shortcuts: Shortcuts, page: int, wanted: list[int]) -> list[int]:
         """Serve slots from what is remembered beyond its time; those that are left."""

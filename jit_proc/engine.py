@@ -40,10 +40,11 @@ EXPORTS = (
     *("h_fused_first", "h_fused_end"),
     *("run", "step", "note_write", "drop_arrays"),
     *("h_decode", "h_page_end", "h_scratch_end", "h_far_jump"),
-    *("h_execute_one", "h_way_out", "h_illegal_2", "region_load", "region_store"),
+    *("h_execute_one", "h_way_out", "h_crossing", "h_illegal_2", "region_load", "region_store"),
 )
 PASSES = ("always-inline", "sroa", "instcombine", "simplifycfg")
 LEVEL = 2
+CROSSINGS = 10  # to the power of 2: times the threshold, for regions of one page to be made one
 
 
 def _illegal(bits: int) -> Instruction:
@@ -289,30 +290,51 @@ def _hot() -> str:
     return out.text("hot")
 
 
+def _count_heat(out: _Special, table: str, threshold: str, cool: str) -> None:
+    """Count the record in a table, by a hash; at the threshold it is hot, else go to `cool`.
+
+    The counter fires 16 times as rarely from then on: what may not become a region must not cost
+    much.
+    """
+    place = out.record_word()
+    mixed = out.binary("xor", out.binary("lshr", place, "4"), out.binary("lshr", place, "16"))
+    index = out.binary("and", mixed, str(HEAT_COUNTERS - 1))
+    counter = out.address(out.field(table), out.binary("shl", index, "3"))
+    heat = out.binary("add", out.load_word(counter), "1")
+    out.store_word(heat, counter)
+    hot = out.new_label()
+    out.branch_if(out.compare("sge", heat, threshold), hot, cool, ", !prof !1")
+    out.label(hot)
+    out.store_word(out.binary("shl", out.binary("sub", "1", threshold), "4"), counter)
+    out.tail("@h_hot", "%record", "%count")
+
+
+def _crossing() -> str:
+    """From a region to another one of its page: very often, and they had better be one.
+
+    A translation costs as much as a million such ways, so that many make it worth while.
+    """
+    out = _Special()
+    cool = out.new_label()
+    threshold = out.binary("shl", out.read_field("threshold"), str(CROSSINGS))
+    _count_heat(out, "crossings", threshold, cool)
+    out.label(cool)
+    out.dispatch("%record", "%count")
+    return out.text("crossing")
+
+
 def _way_out() -> str:
     """A region leaves for a record of tier 0: count its heat, go on there.
 
-    Counted by a hash of the record. The counter fires at the threshold, and 16 times as rarely from
-    then on: what may not become a region must not cost much. A record not decoded yet does not
-    count: its line is not tracked, so an answer made from it could not be published.
+    A record not decoded yet does not count: its line is not tracked, so an answer made from it
+    could not be published.
     """
     out = _Special()
     decoded, cool = out.new_label(), out.new_label()
     handler = out.value("load ptr, ptr %record, align 8")
     out.branch_if(out.value(f"icmp ne ptr {handler}, @h_decode"), decoded, cool)
     out.label(decoded)
-    place = out.record_word()
-    mixed = out.binary("xor", out.binary("lshr", place, "4"), out.binary("lshr", place, "16"))
-    index = out.binary("and", mixed, str(HEAT_COUNTERS - 1))
-    counter = out.address(out.field("heat"), out.binary("shl", index, "3"))
-    heat = out.binary("add", out.load_word(counter), "1")
-    out.store_word(heat, counter)
-    threshold = out.read_field("threshold")
-    hot = out.new_label()
-    out.branch_if(out.compare("sge", heat, threshold), hot, cool, ", !prof !1")
-    out.label(hot)
-    out.store_word(out.binary("shl", out.binary("sub", "1", threshold), "4"), counter)
-    out.tail("@h_hot", "%record", "%count")
+    _count_heat(out, "heat", out.read_field("threshold"), cool)
     out.label(cool)
     out.dispatch("%record", "%count")
     return out.text("way_out")
@@ -441,7 +463,7 @@ def text(*, tracking: bool = True, grams: Sequence[Ngram] | None = None, counts:
         _hot(),
         _await_stores(),
     ]
-    parts += [_way_out()]
+    parts += [_way_out(), _crossing()]
     parts += [
         _to_memory("look", "record"),
         _to_memory("look_between", "record"),

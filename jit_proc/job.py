@@ -38,7 +38,8 @@ class Job:
     `page`: backing page index (it tells apart regions in listings; nothing may be derived from it).
     `content`: the page's 4096 bytes. `entries`: slots (halfword indices) at which the code must be
     enterable, ascending. `state_word`: as in TRANSLATE. `backend`: with its options, as it is spelt
-    (`protocol/backends.py`).
+    (`protocol/backends.py`). `level`: as in TRANSLATE. `known`, `seen`: advice, as in TRANSLATE;
+    any translation that can be entered at `entries` is right, whatever it was advised.
     """
 
     page: int
@@ -46,6 +47,9 @@ class Job:
     entries: tuple[int, ...]
     state_word: int
     backend: str = "llvm"
+    level: int = 0
+    known: tuple[int, ...] = ()
+    seen: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,10 @@ class Translation:
     level: int = 1
     isel: str = "fast"
     select_us: int = 0
+
+
+ADVICE = ("known", "seen")
+"""Fields of a `Job` that no one needs to follow: they are no part of what decides a result."""
 
 
 class Untranslatable(Exception):

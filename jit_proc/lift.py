@@ -242,10 +242,13 @@ class RegionEmitter(FloatRegions):
                 record = self.record_at(where)
             else:
                 record, bias = self.find(where, count)
-            self.arrive(record, count, bias)
+            self.arrive(record, count, bias, near=how == "near")
 
-    def arrive(self, record: str, count: str, bias: str) -> None:
-        """Go on at a record outside: in another region, or in tier 0, which counts the heat."""
+    def arrive(self, record: str, count: str, bias: str, near: bool = False) -> None:
+        """Go on at a record outside: in another region, or in tier 0, which counts the heat.
+
+        Regions of one page that control changes between very often had better be one: `crossing`.
+        """
         handler = self.value(f"load ptr, ptr {record}")
         address = self.value(f"ptrtoint ptr {handler} to i64")
         inside = self.binary("sub", address, self.read_field("engine"))
@@ -255,7 +258,10 @@ class RegionEmitter(FloatRegions):
         self.label(tier0)
         self.leave_to("way_out", record, count, bias)
         self.label(linked)
-        self.tail_call(handler, record, count, bias)
+        if near:
+            self.leave_to("crossing", record, count, bias)
+        else:
+            self.tail_call(handler, record, count, bias)
 
     def find(self, address: str, count: str) -> tuple[str, str]:
         """The record of an address by the fetch TLB; a miss leaves to the engine."""
@@ -381,8 +387,13 @@ class RegionEmitter(FloatRegions):
             cases = " ".join(f"i64 {offset // 2}, label %b{offset}" for offset in inside)
             self.terminate(f"switch i64 {slot}, label %{away} [ {cases} ]")
             self.label(away)
-            self.exits["far"].append((self.label_name, where, count))
-            self.jump_to("exit_far")
+            offset = self.binary("sub", where, "%page")
+            near, far = self.new_label(), self.new_label()
+            self.branch_if(self.compare("ult", offset, str(PAGE_SIZE)), near, far)
+            for how, label, place in (("near", near, offset), ("far", far, where)):
+                self.label(label)
+                self.exits[how].append((label, place, count))
+                self.jump_to(f"exit_{how}")
 
     def b_refetch(self) -> None:
         """Leave by the next instruction's record: this region itself may be retired by now."""
@@ -457,7 +468,7 @@ def translate(job: Job) -> Translation:
     """Lift a job to IR. Raises Untranslatable when there is nothing to lift at its entries."""
     isa.load_all()
     began = time.perf_counter_ns()
-    selection = select(job.content, job.entries)
+    selection = select(job.content, job.entries, job.level, job.known, job.seen)
     selected = time.perf_counter_ns()
     if not selection.entries:
         raise Untranslatable("unsupported", "no instruction at the entries can stand in a region")

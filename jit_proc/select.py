@@ -1,8 +1,8 @@
 """Selection: which instructions of a page make a region.
 
 The problem: a region is worth its translation when loops and what they call lie inside and cold
-code does not. Selection knows bytes and the entries asked for, nothing else: it is part of
-translating, a pure function of the job.
+code does not. Selection knows bytes, the entries asked for, and what the machine advises, nothing
+else: it is part of translating, a pure function of the job.
 
 Invariants: a region's sites lie in one page; what is not among them had no influence on the code
 made (`spans_of` names the bytes that had).
@@ -22,7 +22,8 @@ from protocol.riscv import isa
 from protocol.riscv.isa import Decoded
 from protocol.riscv.language import Function
 
-MAX_INSTRUCTIONS = 160
+MAX_INSTRUCTIONS = 400  # of a region: a loop with what it calls
+MOST_INSTRUCTIONS = 1000  # of one that several regions of a page are to become
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,41 +107,70 @@ class Selection:
         return self.behind_calls if site.returns else self.hot
 
 
-def select(content: bytes, entries: tuple[int, ...]) -> Selection:
+def select(
+    content: bytes,
+    entries: tuple[int, ...],
+    level: int = 0,
+    known: tuple[int, ...] = (),
+    seen: bytes = b"",
+) -> Selection:
     """Choose the instructions of a region: from the entries along direct control flow, in the page.
 
     Nearest first, so that loops are whole before far code is begun. Besides the entries asked for,
-    those where control is likely to come back from outside become entries: behind calls and behind
-    instructions left to tier 0, and the heads of loops.
+    those where control is likely to come back from outside become entries: behind calls that leave
+    the region, behind instructions left to tier 0, and the heads of loops.
+
+    Where another region is entered (`known`), control goes on by the record: the code there is not
+    made twice. A way that no one took so far (`seen`, as in TRANSLATE) is left out: it costs
+    nothing until it proves hot itself.
     """
     sites: dict[int, Site] = {}
     wanted = [2 * slot for slot in entries]
+    elsewhere = {2 * slot for slot in known}.difference(wanted)
+    limit = MOST_INSTRUCTIONS if level else MAX_INSTRUCTIONS
+    taken = int.from_bytes(seen, "little") if seen else -1
     extra: dict[int, None] = {}
+    calls: dict[int, int | None] = {}  # what comes behind -> what is called
     leaders = set(wanted)
     pending = list(wanted)
-    while pending and len(sites) < MAX_INSTRUCTIONS:
+
+    def is_cold(offset: int) -> bool:
+        return not taken >> (offset >> 1) & 1
+
+    while pending and len(sites) < limit:
         offset = pending.pop(0)
-        while offset < PAGE_SIZE and offset not in sites and len(sites) < MAX_INSTRUCTIONS:
+        while (
+            offset < PAGE_SIZE
+            and offset not in sites
+            and offset not in elsewhere
+            and len(sites) < limit
+        ):
             site = read_site(content, offset)
             sites[offset] = site
             target = site.target
             if target is not None and 0 <= target < PAGE_SIZE and target % 2 == 0:
                 leaders.add(target)
-                pending.append(target)
+                if not is_cold(target):
+                    pending.append(target)
                 if target <= offset:
                     extra[target] = None
             following = site.end
-            if not site.liftable or site.links:
+            if site.links:
+                calls[following] = target
+            elif not site.liftable:
                 extra[following] = None
             if site.decoded is None:
                 break
             if site.ends_block:
-                if site.links:
+                if site.links and not is_cold(following):
                     pending.append(following)
                 break
             if target is not None or not site.liftable:
                 leaders.add(following)
+                if is_cold(following):
+                    break
             offset = following
+    extra |= {following: None for following, target in calls.items() if target not in sites}
     # Where two instructions overlap, control from the first jumps over the second.
     leaders |= {s.end for s in sites.values() if s.offset + 2 < s.end and s.offset + 2 in sites}
     chosen = [o for o in dict.fromkeys([*wanted, *extra]) if o in sites and sites[o].liftable]

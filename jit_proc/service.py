@@ -147,7 +147,16 @@ class _Running:
     def pure(self) -> work.Job:
         """What translating depends on, and nothing else."""
         asked = self.job.request
-        return work.Job(asked.page, self.content, asked.entries, asked.state_word, self.job.backend)
+        return work.Job(
+            asked.page,
+            self.content,
+            asked.entries,
+            asked.state_word,
+            self.job.backend,
+            asked.level,
+            asked.known,
+            asked.seen,
+        )
 
 
 @dataclass

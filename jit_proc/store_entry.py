@@ -40,7 +40,7 @@ from typing import Final
 
 import msgpack  # type: ignore[import-untyped]
 
-from jit_proc.job import Job, Region, Times
+from jit_proc.job import ADVICE, Job, Region, Times
 from protocol.generations import lines_of
 from protocol.layout import LINE_SIZE, PAGE_SIZE
 from protocol.mutants import armed
@@ -111,7 +111,7 @@ def context_of(toolchain: bytes, job: Job) -> bytes:
     """The key of all that decides a job's code besides guest bytes."""
     parts = [toolchain]
     for field in fields(job):
-        if field.name in ("page", "content", "entries"):
+        if field.name in ("page", "content", "entries", *ADVICE):
             continue
         if field.name == "state_word" and armed("M45"):
             continue

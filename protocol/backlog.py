@@ -1,8 +1,14 @@
 """Hot slots that were not asked for yet.
 
 Problem: harts find more code hot than may be asked for at once; the hottest page shall come first,
-with everything that is hot in it. A page that changes
-whenever it was asked for is not asked for over and over.
+with everything that is hot in it. A page that changes whenever it was asked for is not asked for
+over and over.
+
+What is hot for the first time was taken some thousand times, and nine such slots in ten never come
+to tens of thousands (a boot of Linux, its modules loaded); a counter that fires again says that the
+code is executed still. So a report that is repeated weighs `AGAIN` times as much, of equals the
+latest comes first, and when there are more than `LIMIT` pages the coldest of the oldest is dropped:
+if it is hot, it will be reported again.
 
 Read next: `cpu_proc/translator.py` and the simulator, its users.
 """
@@ -17,13 +23,18 @@ from itertools import count
 PATIENT_ASKS = 3
 """Times in a row that a page may change under requests before it must heat up again."""
 
+AGAIN = 64
+"""How much more often code was taken between two reports than before the first."""
+
+LIMIT = 128
+
 
 class Backlog:
     """Hot slots not asked for yet, by page; hotter the more often they were reported."""
 
     def __init__(self) -> None:
         self._pages: dict[int, tuple[int, Counter[int]]] = {}  # when it came, and its slots
-        self._heap: list[tuple[int, int, int]] = []  # (-heat, when it came, page); may be outdated
+        self._heap: list[tuple[int, int, int]] = []  # (-heat, -when it came, page); may be outdated
         self._numbers = count()
         self._moved: Counter[int] = Counter()  # answers in a row that came too late, by page
 
@@ -36,8 +47,11 @@ class Backlog:
             if page not in self._pages:
                 self._pages[page] = next(self._numbers), Counter()
             number, known = self._pages[page]
-            known.update(slots)
-            heappush(self._heap, (-known.total(), number, page))
+            for slot in slots:
+                known[slot] += AGAIN if slot in known else 1
+            heappush(self._heap, (-known.total(), -number, page))
+        if len(self._pages) > LIMIT:
+            self._drop_coldest()
 
     def again(self, page: int, slots: Iterable[int]) -> None:
         """The page changed under a request. Ask again, unless that is what it always does.
@@ -53,13 +67,22 @@ class Backlog:
         self._moved.pop(page, None)
 
     def take(self) -> tuple[int, list[int], int]:
-        """Remove the hottest page, of equals the first: (page, its slots, heat)."""
+        """Remove the hottest page, of equals the latest: (page, its slots, heat)."""
         while True:
             heat, number, page = heappop(self._heap)
             known = self._pages.get(page)
-            if known is not None and known[0] == number and known[1].total() == -heat:
+            if known is not None and known[0] == -number and known[1].total() == -heat:
                 del self._pages[page]
                 return page, sorted(known[1]), -heat
+
+    def _drop_coldest(self) -> None:
+        """Go down to half the limit, and let go of what the heap holds beside."""
+        order = sorted(
+            ((-known.total(), -number, page) for page, (number, known) in self._pages.items())
+        )
+        self._heap = order[: LIMIT // 2]
+        for _, _, page in order[LIMIT // 2 :]:
+            del self._pages[page]
 
     def clear(self) -> None:
         """Forget all."""

@@ -223,7 +223,7 @@ STRUCTURES = (
         "does not depend",
         "requests",
         "cpu_proc/machine.py _serve_hot",
-        "Hart.hot Hart.hot_count Hart.heat",
+        "Hart.hot Hart.hot_count Hart.heat Hart.crossings",
     ),
     Structure(
         "copy of the memory map",

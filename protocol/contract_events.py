@@ -366,6 +366,7 @@ PLAIN = frozenset(
         "Hart.far_jump",
         "Hart.execute_one",
         "Hart.way_out",
+        "Hart.crossing",
         "Hart.engine",
         "Hart.engine_size",
         "Hart.tlb_load",

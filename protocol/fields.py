@@ -55,6 +55,7 @@ OptionalName = Annotated[str, Size(0, 128), Pattern(r"[\x21-\x7e]*")]
 Text = Annotated[str, Size(0, 1024)]
 Path = Annotated[str, Size(2, 1024), Pattern(r"/[^\x00]+")]
 Identity = Annotated[bytes, Size(IDENTITY_SIZE, IDENTITY_SIZE)]
+SlotBitmap = Annotated[bytes, Size(0, SLOTS_PER_PAGE // 8)]
 
 RetireCause = Literal[
     "power_on",

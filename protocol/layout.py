@@ -292,6 +292,7 @@ HART = Struct(
     ("far_jump", "address of the engine's jump by pc, for regions"),
     ("execute_one", "address of the engine's one-instruction interpreter, for regions"),
     ("way_out", "address of the engine's arrival at a record of tier 0, for regions"),
+    ("crossing", "address of the engine's way from a region to another one of its page"),
     ("engine", "address of the engine's code. Writer: machine"),
     ("engine_size", "bytes of it: a handler outside belongs to a region. Writer: machine"),
     (
@@ -299,6 +300,7 @@ HART = Struct(
         "regions' ways out into tier 0, counted by a hash of the record; signed",
         HEAT_COUNTERS,
     ),
+    ("crossings", "the same of ways from region to region inside a page", HEAT_COUNTERS),
     ("tlb_load", "address of the engine's load slow path, for regions"),
     ("tlb_store", "address of the engine's store slow path, for regions"),
     (

@@ -43,8 +43,10 @@ from protocol.fields import (
     PageIndex,
     Path,
     Pid,
+    Range,
     Size,
     Slot,
+    SlotBitmap,
     Text,
 )
 from protocol.fields import (
@@ -72,7 +74,7 @@ from protocol.fields import (
     Timings as Timings,
 )
 from protocol.generations import Stamp, lines_of
-from protocol.layout import PAGE_SIZE
+from protocol.layout import PAGE_SIZE, SLOTS_PER_PAGE
 
 PROTOCOL_VERSION = 2
 """Both sides must have the same; every message carries it. Raised by any change to a message, a
@@ -279,13 +281,25 @@ class Translate(_Stamped):
     state_word: privilege, translation, FS and whatever else may be baked into the code.
     entries: slots at which the code must be enterable, ascending.
     heat: how often the hottest entry was taken; greater is translated sooner.
+    level: 0 at first; 1 when regions of the page are to become one, for control changes between
+        them very often.
+    known: slots where regions are entered already, ascending: advice. What would come to one of
+        them goes on there by the record, and is not translated twice.
+    seen: a bit for each slot, from the lowest bit of the first byte on, set when its record was
+        filled: advice. What was never executed so far is left out. Nothing: not known.
     """
 
     entries: Annotated[tuple[Slot, ...], Size(1, MAX_ENTRIES)]
     heat: U64
+    level: Annotated[int, Range(0, 1)] = 0
+    known: Annotated[tuple[Slot, ...], Size(0, MAX_ENTRIES)] = ()
+    seen: SlotBitmap = b""
 
     def check(self) -> None:
         _ascending("entries", self.entries)
+        _ascending("known", self.known)
+        if len(self.seen) not in (0, SLOTS_PER_PAGE // 8):
+            raise ValueError(f"seen has {len(self.seen)} bytes")
 
 
 @_message("TRANSLATED", "translator")

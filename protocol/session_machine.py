@@ -176,8 +176,19 @@ class MachineSession:
         )
         return [Send(hello), SetTimer("handshake", self._deadlines.handshake)]
 
-    def request(self, stamp: Stamp, entries: Iterable[int], heat: int) -> list[MachineAction]:
-        """Hot records want code. Slots already asked for under this stamp are left out."""
+    def request(
+        self,
+        stamp: Stamp,
+        entries: Iterable[int],
+        heat: int,
+        level: int = 0,
+        known: tuple[int, ...] = (),
+        seen: bytes = b"",
+    ) -> list[MachineAction]:
+        """Hot records want code. Slots already asked for under this stamp are left out.
+
+        `level`, `known`, `seen`: as in TRANSLATE.
+        """
         wanted = tuple(sorted(set(entries)))
         if self.state != "attached":
             return [RequestFailed(stamp.page, stamp.state_word, wanted, "not_attached")]
@@ -207,6 +218,9 @@ class MachineSession:
             stamp.state_word,
             slots,
             heat,
+            level,
+            known,
+            seen,
         )
         self._next_id = (self._next_id + 1) & MASK
         self._requests.add(message, self._beat)

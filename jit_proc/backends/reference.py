@@ -47,7 +47,9 @@ def _lift(job: Job) -> Translation:
     isa.load_all()
     sites = {
         offset: site
-        for offset, site in select(job.content, job.entries).sites.items()
+        for offset, site in select(
+            job.content, job.entries, job.level, job.known, job.seen
+        ).sites.items()
         if site.decoded is not None
     }
     if not sites:

@@ -267,3 +267,25 @@ def test_arrays_are_found_by_their_records(world):
     assert world.records.page_of(base + 3 * PAGE.size) == 3
     assert world.records.page_of(base - PAGE.size) is None
     assert world.records.page_of(base + PAGES * PAGE.size) is None
+
+
+def test_a_region_goes_when_a_new_one_is_entered_at_all_of_its_slots(world):
+    world.fill(2, 5)
+    world.records.publish(2, 0b0110, [(5, CODE), (40, CODE + 16)])
+    world.records.publish(2, 0b1000, [(70, CODE + 32)])
+    world.records.publish(2, 0b0011, [(5, CODE + 48), (40, CODE + 64), (41, CODE + 80)])
+    assert world.records.region_count == 2
+    assert world.records.entry_slots(2) == {5, 40, 41, 70}
+    assert world.handler(2, 5) == CODE + 48
+    world.records.written(2, 0, 1)
+    assert [world.handler(2, slot) for slot in (5, 40, 41, 70)] == [DECODE] * 3 + [CODE + 32]
+
+
+def test_slots_seen_are_those_whose_records_are_filled(world):
+    assert world.records.seen_slots(2) == b""
+    world.fill(2, 5)
+    world.records.publish(2, 1 << 4, [(130, CODE)])
+    seen = int.from_bytes(world.records.seen_slots(2), "little")
+    assert len(world.records.seen_slots(2)) == 256
+    assert seen >> 130 & 1
+    assert not seen >> 131 & 1

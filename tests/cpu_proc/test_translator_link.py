@@ -14,8 +14,9 @@ import pytest
 from cpu_proc import native, translator
 from cpu_proc.records import Records
 from cpu_proc.segments import ControlSegment, GuestMemory
-from cpu_proc.translator import Backlog, TranslatorLink
+from cpu_proc.translator import MOST_MERGES, Backlog, TranslatorLink
 from protocol import session
+from protocol.backlog import AGAIN
 from protocol.errors import UserError
 from protocol.generations import identity_of
 from protocol.layout import PAGE, PAGE_SIZE, RECORD_ARRAY_PAGE, RECORD_ARRAY_STRIDE
@@ -367,7 +368,7 @@ def test_the_hottest_page_is_asked_for_first():
     backlog.add({1: [5], 2: [7, 9]})
     backlog.add({1: [5, 3], 3: []})
     assert len(backlog) == 3
-    assert backlog.take() == (1, [3, 5], 3)
+    assert backlog.take() == (1, [3, 5], 2 + AGAIN)
     assert backlog.take() == (2, [7, 9], 2)
     backlog.clear()
     assert not backlog
@@ -382,15 +383,36 @@ def test_wishes_from_before_the_thread_is_ready_are_kept(world):
 def test_slots_that_a_region_covers_already_are_not_asked_for(world):
     asked: list[Any] = []
 
-    def request(stamp: Any, slots: list[int], heat: int) -> list[Any]:
-        asked.append((stamp.page, slots, heat))
+    def request(stamp: Any, slots: list[int], heat: int, *advice: Any) -> list[Any]:
+        asked.append((stamp.page, slots, heat, *advice))
         return []
 
     world.link._session = SimpleNamespace(state="attached", outstanding=0, request=request)
     world.records.publish(HERE, 1, [(0, 0x7000_0000)])
     world.link._backlog.add({HERE: [0, 4], 5: [1]})
     world.link._feed()
-    assert asked == [(HERE, [4], 2), (5, [1], 1)]
+    seen = world.records.seen_slots(HERE)
+    assert seen[0] & 1, "the region's record"
+    assert asked == [(HERE, [4], 2, 0, (0,), seen), (5, [1], 1, 0, (), b"")]
+
+
+def test_regions_of_one_page_that_are_found_hot_are_asked_for_as_one_some_times(world):
+    asked: list[Any] = []
+
+    def request(stamp: Any, slots: set[int], heat: int, level: int, *advice: Any) -> list[Any]:
+        asked.append((stamp.page, slots, level))
+        return []
+
+    world.link._session = SimpleNamespace(state="attached", outstanding=0, request=request)
+    world.records.publish(HERE, 1, [(0, 0x7000_0000)])
+    world.link._backlog.add({HERE: [0]})
+    world.link._feed()
+    assert asked == [], "it is one"
+    world.records.publish(HERE, 1, [(4, 0x7000_0100)])
+    for _ in range(2 * MOST_MERGES):
+        world.link._backlog.add({HERE: [4]})
+        world.link._feed()
+    assert asked == [(HERE, {0, 4}, 1)] * MOST_MERGES
 
 
 def test_no_more_than_the_window_is_under_way(world):
@@ -400,7 +422,7 @@ def test_no_more_than_the_window_is_under_way(world):
         state = "attached"
         outstanding = translator.WINDOW - 2
 
-        def request(self, stamp: Any, slots: list[int], heat: int) -> list[Any]:
+        def request(self, stamp: Any, slots: list[int], heat: int, *advice: Any) -> list[Any]:
             asked.append(stamp.page)
             self.outstanding += 1
             return []

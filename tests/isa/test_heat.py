@@ -10,9 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from jit_proc import lift
+from jit_proc.engine import CROSSINGS
+from jit_proc.job import Job
 from protocol import layout
 from protocol.layout import FETCH_TLB_ENTRIES, HEAT_COUNTERS, PAGE_SIZE
 from protocol.riscv.assembler import assemble
+from tests import native_code
 from tests.engine_harness import RAM, EngineMachine, shared_machine
 
 ROUNDS = 200
@@ -29,6 +33,7 @@ def machine() -> Iterator[EngineMachine]:
     machine.state.threshold = THRESHOLD
     for number in range(HEAT_COUNTERS):
         machine.state.heat[number] = 0
+        machine.state.crossings[number] = 0
     yield machine
     machine.state.threshold = 65535
     machine.state.hot_count = 0
@@ -80,3 +85,38 @@ def test_code_behind_an_instruction_over_the_edge(machine: EngineMachine) -> Non
         END - 8: "addi a0, a0, 1\n c.nop\n addi a0, a0, 1\n addi a0, a0, 1\n j . - 14",
     }
     assert END + 2 in hot(machine, parts)
+
+
+def test_ways_between_regions_of_a_page_count_far_more_slowly(machine: EngineMachine) -> None:
+    """A region that leaves to another one of its page, entered by the record."""
+    rounds = 3 * THRESHOLD << CROSSINGS
+    program = assemble(
+        f"li a0, {rounds}\nj one\none: addi a0, a0, -1\nbnez a0, two\nwfi\ntwo: j one", RAM
+    )
+    machine.load(RAM, program.data)
+    state = machine.state
+    one, two = ((program.symbols[name] - RAM) // 2 for name in ("one", "two"))
+    state.stop_count = 4 * rounds
+    state.limit = 0
+    found: list[int] = []
+    images = []
+    while True:
+        if machine.hart.run() != layout.EXIT_HOT:
+            break
+        slots = [machine.records.slot_of(state.hot[2 * i]) for i in range(state.hot_count)]
+        state.hot_count = 0
+        page = machine.records.page_of(state.hot[1])
+        assert page is not None
+        for slot in slots:
+            if slot in machine.records.entry_slots(page):
+                found.append(slot)
+                continue
+            job = Job(page, bytes(machine.guest.page_bytes(page)), (slot,), 0, known=(one, two))
+            made = lift.translate(job)
+            images.append(native_code.build(made.ir, made.passes, made.level))
+            entries = [
+                (s, images[-1].base + images[-1].symbols[n]) for s, n in made.entries.items()
+            ]
+            assert machine.records.publish(page, made.lines, entries) is not None
+    assert machine.records.region_count == 2
+    assert set(found) == {one, two}

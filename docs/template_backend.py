@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping
 
 from jit_proc.backends import Option
-from jit_proc.job import Job, Region, Untranslatable
+from jit_proc.job import Job, Region, Times, Untranslatable
 from protocol.generations import lines_of
 from protocol.layout import HART, PAGE_SIZE, RECORD_SIZE
 from protocol.riscv import isa
@@ -122,7 +122,7 @@ class Template:
             raise Untranslatable("unsupported", "no run of simple instructions at the entries")
         runs = tuple((start, end - start) for start, end in spans)
         took = (time.perf_counter_ns() - began) // 1000
-        return Region(code, tuple(entries), runs, lines_of(runs), total, took, 0, 0)
+        return Region(code, tuple(entries), runs, lines_of(runs), total, Times(lift=took))
 
 
 TEMPLATE = Template()

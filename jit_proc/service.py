@@ -61,7 +61,7 @@ from protocol.messages import (
     Timings,
     Translate,
 )
-from protocol.riscv.isa import isa_hash
+from protocol.riscv.identity import isa_hash
 from protocol.session import (
     Abandon,
     BuildEngine,

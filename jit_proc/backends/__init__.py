@@ -19,10 +19,12 @@ Read next: `protocol/backends.py` (how one is spelt), `llvm.py`, `reference.py`,
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-import importlib.metadata
+import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -74,6 +76,10 @@ _BUILT_IN = {
 def _table() -> dict[str, str]:
     """`module:object` of each backend by name: ours, then others'. None of them is imported."""
     table = dict(_BUILT_IN)
+    if not any(map(_may_offer, sys.path)):
+        return table
+    import importlib.metadata
+
     for point in importlib.metadata.entry_points(group=GROUP):
         try:
             name, options = parse(point.name)
@@ -85,6 +91,25 @@ def _table() -> dict[str, str]:
             continue
         table[name] = point.value
     return table
+
+
+def _may_offer(place: str) -> bool:
+    """Whether a package in a folder of the path may have entry points of ours.
+
+    Only then `importlib.metadata` is asked: to import it takes a third of a translator's start.
+    """
+    if not os.path.isdir(place or "."):
+        return os.path.exists(place)  # an archive
+    with contextlib.suppress(OSError):
+        for name in os.listdir(place or "."):
+            if name.endswith((".dist-info", ".egg-info", ".egg")):
+                path = os.path.join(place, name, "entry_points.txt")
+                with contextlib.suppress(OSError), open(path, "rb") as file:
+                    if GROUP.encode() in file.read():
+                        return True
+                if name.endswith(".egg"):
+                    return True
+    return False
 
 
 def names() -> tuple[str, ...]:

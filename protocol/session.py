@@ -85,8 +85,8 @@ class DropCode:
 @dataclass(frozen=True, slots=True)
 class Publish:
     """At a safe point: if the stamp is current and the bytes' identity is right, store the entries
-    into their records; else drop it. `left`: slots asked for that it has no entry at, though it has
-    at others: they may be asked for again.
+    into their records; else drop it. `left`: slots asked for that lie outside of what was
+    translated, though others do not: they may be asked for again.
     """
 
     message: Translated

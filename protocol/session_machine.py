@@ -443,8 +443,7 @@ class MachineSession:
         if isinstance(message, Translated):
             if message.code_offset + message.code_size > self.code.size:
                 return [_dropped(message, "outside_of_code_segment"), failed]
-            entered = {slot for slot, _ in message.entries}
-            left = tuple(slot for slot in asked.entries if slot not in entered)
+            left = _outside(asked.entries, message.spans)
             if len(left) == len(asked.entries):
                 left = ()  # it would be answered by the same again
             if armed("M42"):
@@ -528,6 +527,12 @@ class MachineSession:
         if rest:
             actions.append(RequestFailed(request.page, request.state_word, rest, reason))
         return actions
+
+
+def _outside(slots: Iterable[int], spans: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+    """The slots that lie in none of the spans."""
+    inside = {slot for start, size in spans for slot in range(start // 2, (start + size) // 2)}
+    return tuple(slot for slot in slots if slot not in inside)
 
 
 def _failed(request: Translate, reason: str) -> RequestFailed:

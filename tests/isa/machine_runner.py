@@ -19,12 +19,14 @@ PATIENCE = 60.0  # seconds
 class MachineRunner:
     """Runs a batch's image as the machine's firmware, with these further options.
 
-    `regions`: how many translations were published in the last run, in all.
+    `regions`: how many translations were published in the last run, in all; `kept`: of these, how
+    many came from the content store.
     """
 
     def __init__(self, *further: str) -> None:
         self._further = further
         self.regions = 0
+        self.kept = 0
 
     def __call__(self, image: bytes) -> bytes:
         with tempfile.TemporaryDirectory(prefix="batch-") as folder:
@@ -39,6 +41,7 @@ class MachineRunner:
             assert code == 0, f"the machine ended with {code}"
             link = machine.translator
             self.regions = link.counts["published"] if link is not None else 0
+            self.kept = link.counts["from_store"] if link is not None else 0
             return machine.memory.read(RAM, RAM_MIB << 20)
         finally:
             machine.close()

@@ -136,7 +136,7 @@ def test_a_translation_asked_for_is_published_once():
     request = asked(machine, slots=(8, 4, 8))
     assert request == Translate(1, 1, 5, 1, 3, 9, 2, (4, 8), 10)
     answer = translated(request)
-    assert machine.receive(answer) == [Publish(answer, (8,))]
+    assert machine.receive(answer) == [Publish(answer)]
     assert machine.receive(answer) == [Dropped("TRANSLATED", 1, "not_outstanding")]
     assert machine.outstanding == 0
 
@@ -509,7 +509,7 @@ def test_a_message_that_cannot_be_queued_ends_the_session():
 
 def test_slots_that_an_answer_leaves_out_are_told():
     machine = attached()
-    some = translated(asked(machine, slots=(3, 4, 9)), entries=(Entry(4, 64), Entry(5, 64)))
-    assert machine.receive(some) == [Publish(some, (3, 9))]
-    none = translated(asked(machine, slots=(3, 4, 9)), entries=(Entry(5, 64),))
+    some = translated(asked(machine, slots=(3, 4, 9, 10)), spans=(Span(8, 12),))
+    assert machine.receive(some) == [Publish(some, (3, 10))]
+    none = translated(asked(machine, slots=(3, 5)), spans=(Span(8, 2),))
     assert machine.receive(none) == [Publish(none)]  # asked again, it would be answered the same

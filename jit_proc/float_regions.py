@@ -397,16 +397,25 @@ class FloatRegions(ValueEmitter):
     def _to_integer(self, name: str, real: Real, bits: str, mode: str) -> str:
         """By the host's conversion; what it cannot represent, it says so and we say what it is."""
         form, _, kind = name.partition("_to_")
-        if kind[0] == "u":  # the host's is signed: the operands for which that is the same
+        kept_apart = mode not in ("1", "%frm")
+        if kind[0] == "u" or kept_apart:
+            # The host's result is signed; and what is too large, rounded first, would be inexact.
             self.float_parts |= dict.fromkeys(fp.condition_parts(name))
             self.guard(self.value(f"call i1 @can_{name}(i64 {bits})"))
-        if mode not in ("1", "%frm"):
-            self.guard(self.compare("eq", "%frm", mode))
+        value = f"{fp.TYPE[form]} {real.name}"
+        letters = "sd" if form == DOUBLE else "ss"
+        if kept_apart:
+            if mode not in fp.HOST_ROUNDING:
+                self.guard("false")
+                return "0"
+            rounded = f'"round{letters} $${fp.HOST_ROUNDING[mode]}, $1, $0", "=x,x"({value})'
+            value = (
+                f"{fp.TYPE[form]} {self.value(f'call {fp.TYPE[form]} asm sideeffect {rounded}')}"
+            )
         width = 32 if kind == "i32" else 64
-        instruction = f"cvt{'t' if mode == '1' else ''}{'sd' if form == DOUBLE else 'ss'}2si"
+        instruction = f"cvt{'' if mode == '%frm' else 't'}{letters}2si"
         converted = self.value(
-            f'call i{width} asm sideeffect "{instruction} $1, $0", "=r,x"'
-            f"({fp.TYPE[form]} {real.name})"
+            f'call i{width} asm sideeffect "{instruction} $1, $0", "=r,x"({value})'
         )
         if kind[0] == "i":
             least, most = -(1 << width - 1), (1 << width - 1) - 1
@@ -424,6 +433,12 @@ class FloatRegions(ValueEmitter):
         if kind == "u32":
             converted, width = self.value(f"trunc i64 {converted} to i32"), 32
         return self.value(f"sext i32 {converted} to i64") if width == 32 else converted
+
+    def is_exact(self) -> bool:
+        """Whether the instruction's result is the same by every rounding mode."""
+        assert self.site.decoded is not None
+        used = self.site.decoded.instruction.semantics.builtins & FP_BUILTINS
+        return used <= {"f64_from_i32", "f64_from_u32", "f32_to_f64"}
 
     # --- settling ----------------------------------------------------------------------------
 

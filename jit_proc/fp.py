@@ -48,6 +48,7 @@ _MAGNITUDE = {"f32": 0x7FFFFFFF, "f64": 0x7FFFFFFFFFFFFFFF}
 CANONICAL_NAN = {"f32": 0x7FC00000, "f64": 0x7FF8000000000000}
 # The same as LLVM writes floating-point literals: a double's bits, for a float too.
 CANONICAL_LITERAL = {"f32": "0x7FF8000000000000", "f64": "0x7FF8000000000000"}
+HOST_ROUNDING = {"0": 0, "2": 1, "3": 2}  # rm -> the immediate of roundsd
 VECTOR = {"f32": "<4 x float>", "f64": "<2 x double>"}
 EXTREME = {"f32": "@llvm.x86.sse.{}.ss", "f64": "@llvm.x86.sse2.{}.sd"}
 

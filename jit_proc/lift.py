@@ -296,7 +296,7 @@ class RegionEmitter(FloatRegions):
             mode = args[0]
             if mode == "7":
                 return "%frm"
-            if not self.converts():
+            if not (self.converts() or (self.is_exact() and int(mode) <= 4)):
                 self.guard(self.compare("eq", "%frm", mode))
             return mode
         return super().call_routine(function, args)
@@ -495,4 +495,6 @@ def translate(job: Job) -> Translation:
             "instcombine",
             "simplifycfg",
         ),
+        # Selected fast, each look for a NaN would take three instructions.
+        isel="dag" if emitter.float_ops & FP_BUILTINS else "fast",
     )

@@ -53,7 +53,7 @@ class Writer:
             return pick.choice((f"fcvt.s.d {a}, {b}, {self.mode()}", f"fcvt.d.s {a}, {b}"))
         if kind < 0.79:
             to = pick.choice(("w", "wu", "l", "lu"))
-            return f"fcvt.{to}.{f} {self.integer()}, {b}, {pick.choice(('rtz', 'dyn', 'rup'))}"
+            return f"fcvt.{to}.{f} {self.integer()}, {b}, {pick.choice(('rtz', 'dyn', *MODES))}"
         if kind < 0.83:
             source = pick.choice(("w", "wu", "l", "lu"))
             exact = f == "d" and source[0] == "w"

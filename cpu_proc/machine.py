@@ -108,6 +108,7 @@ class Machine:
         self.exit_code: int | None = None
         self.failure: BaseException | None = None
         self.resets = 0
+        self.started = 0.0  # the host's monotonic clock at power-on
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self.console = Console(options.serial, self)
@@ -148,6 +149,8 @@ class Machine:
             hart.state.pool_end = start + size
             hart.state.threshold = min(self.options.threshold, 65535)
             hart.state.hot_limit = 1 if self.options.threshold == 1 else layout.HOT_RING
+            if self.options.translator == "none":
+                hart.state.hot_limit = 0
             if self.options.icount is not None:
                 hart.state.icount = 1 << self.options.icount
             else:
@@ -179,6 +182,7 @@ class Machine:
         for hart in self.harts:
             hart.state.time_offset = 0 if self.options.icount is not None else -ticks & NEVER
         self.load(fresh=True)
+        self.started = time.monotonic()
         if self.options.load_snapshot is not None:
             self.host.restore(self.options.load_snapshot)
         if self.options.translator != "none":
@@ -617,29 +621,9 @@ def run(options: RunOptions) -> int:
             )
         if options.stats:
             machine.console.flush()
-            print_stats(machine)
+            from cpu_proc import stats
+
+            stats.write(machine)
         return code
     finally:
         machine.close()
-
-
-def print_stats(machine: Machine) -> None:
-    """What happened, on standard error."""
-    names = ("other", "attention", "wait", "retire", "pool", "stop", "hot", "?")
-    for hart in machine.harts:
-        state = hart.state
-        leaves = ", ".join(
-            f"{name} {state.stat_leaves[i]}" for i, name in enumerate(names) if state.stat_leaves[i]
-        )
-        print(
-            f"hart {hart.index}: {state.count} instructions, {state.stat_traps} traps, "
-            f"{state.stat_decodes} decodes, {state.stat_walks} walks, "
-            f"{state.stat_stores} tracked stores, {state.stat_mmio} device accesses; "
-            f"left native code: {leaves}",
-            file=sys.stderr,
-        )
-    for line in machine.retirement.summary():
-        print(line, file=sys.stderr)
-    if machine.translator is not None:
-        for line in machine.translator.summary():
-            print(line, file=sys.stderr)

@@ -78,6 +78,7 @@ class MemoryMap:
         self.on_storing = on_storing
         self.generation = 0
         self.serving: Window | None = None
+        self.accesses: dict[str, int] = {}  # device -> times that a guest called it
         """The device whose register is accessed; whoever accesses one holds the lock."""
         self.doing = ""  # what the write is that `on_write` is told of
         self.former: tuple[Slot, ...] = ()
@@ -235,6 +236,7 @@ class MemoryMap:
         offset = slot.window + address - slot.base
         if offset + size > slot.device.size:
             raise AccessFault(address, size, write=write)
+        self.accesses[slot.name] = self.accesses.get(slot.name, 0) + 1
         return slot.device, offset
 
     def _store(

@@ -272,7 +272,10 @@ HART = Struct(
     ("icount", "0: host clock; else guest nanoseconds per instruction. Writer: machine"),
     ("threshold", "taken jumps of a record before its target is called hot. Writer: machine"),
     ("hot_count", "entries in `hot`"),
-    ("hot_limit", "entries at which the hart leaves at once; fewer wait for its slice to end"),
+    (
+        "hot_limit",
+        "entries at which the hart leaves at once; fewer wait for its slice to end. 0: no ring",
+    ),
     ("fetch_bias", "scratch of the fetch path: bias of the page found"),
     (
         "hot",

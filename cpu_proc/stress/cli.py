@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -172,7 +173,7 @@ def _nothing(options: Namespace) -> Callable[[], Report]:
         return lambda: {"what": "mutants", "rows": [], "hunts": []}
     if options.equality:
         return lambda: {"what": "equality", "programs": 0, "operations": 0, "rows": [],
-                        "differences": []}  # fmt: skip
+                        "differences": [], "endless": 0}  # fmt: skip
     return lambda: {**report.of_campaign(campaign.Book()), "unwritten": []}
 
 
@@ -292,14 +293,19 @@ def _equality(options: Namespace, wish: Wish, opened: Opened, report: Report) ->
     report["complete"] = lambda: {
         "what": "equality", "programs": len(table.states), "operations": equality.OPERATIONS,
         "rows": table.rows(), "differences": table.differences,
+        "endless": len(table.endless),
     }  # fmt: skip
-    jobs = equality.jobs(options.seed, options.equality)
-    with _progress(None, len(jobs)) as tell:
-        for number, (task, result) in enumerate(
-            _results(opened(), ((run_job, j) for j in jobs)), 1
-        ):
+    jobs = equality.Draw(options.seed, options.equality, table)
+    with _progress(None, options.equality * len(equality.WAYS)) as tell:
+        # A map asks again after the end, as `Draw` wants it; a generator would not.
+        tasks = map(functools.partial(_with, run_job), jobs)
+        for number, (task, result) in enumerate(_results(opened(), tasks), 1):
             table.add(task[1], result)
             tell(number, f"{number} runs, {len(table.differences)} differences")
+
+
+def _with(function: Callable[..., Any], job: Any) -> tuple[Any, ...]:
+    return function, job
 
 
 def _results(pool: Pool, tasks: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, Any]]:

@@ -5,19 +5,20 @@ program all registers and all memory are hashed (`oracle.state_hash`), and the h
 reference interpreter's in tier 0, in regions, and in regions while everything is retired again and
 again, the translator is killed and backends are swapped under way.
 
-Invariant: all ways of a seed run the same image (`Scenario.one_image`).
+Invariants: all ways of a seed run the same image (`Scenario.one_image`); a program that the
+reference interpreter comes to no end of has no final state, and another one is taken in its place.
 
 Read next: `random_program.py`, `disturbance.py`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 from cpu_proc.stress.job import Job, Result
 
-OPERATIONS = 200  # enough for disturbances to hit it
+OPERATIONS = 100  # enough for disturbances to hit it
 PATIENCE = 300.0  # seconds; a busy computer makes no difference
 WAYS: dict[str, dict[str, Any]] = {
     "tier 0": {"mode": "tier0"},
@@ -31,14 +32,37 @@ WAYS: dict[str, dict[str, Any]] = {
 often, it is hardly ever there; killed every second, it is lost in the middle of work."""
 
 
-def jobs(seed: int, programs: int) -> list[Job]:
-    """All jobs, a program's side by side."""
+def jobs_of(seed: int, number: int) -> list[Job]:
+    """All jobs of one program."""
     same = {"operations": OPERATIONS, "harts": 1, "patience": PATIENCE}
-    return [
-        {"random": seed + number, "seed": number, **same, **way}
-        for number in range(programs)
-        for way in WAYS.values()
-    ]
+    return [{"random": seed + number, "seed": number, **same, **way} for way in WAYS.values()]
+
+
+class Draw:
+    """The jobs of `programs` programs that have an end, a program's side by side.
+
+    Ask again after the end: what became known of programs meanwhile may make further ones needed.
+    """
+
+    def __init__(self, seed: int, programs: int, table: Table) -> None:
+        self._seed, self._programs, self._table = seed, programs, table
+        self._drawn = 0
+        self._queue: deque[Job] = deque()
+
+    def __iter__(self) -> Draw:
+        return self
+
+    def __next__(self) -> Job:
+        endless = self._table.endless
+        while True:
+            while self._queue:
+                job = self._queue.popleft()
+                if job["random"] not in endless:
+                    return job
+            if self._drawn - len(endless) >= self._programs:
+                raise StopIteration
+            self._queue.extend(jobs_of(self._seed, self._drawn))
+            self._drawn += 1
 
 
 def way_of(job: Job) -> str:
@@ -48,10 +72,11 @@ def way_of(job: Job) -> str:
 
 
 class Table:
-    """What was compared. `differences`: jobs whose state is another, or that had none."""
+    """What was compared. `differences`: jobs with another state; `endless`: programs left out."""
 
     def __init__(self) -> None:
         self.states: dict[int, str] = {}
+        self.endless: set[int] = set()
         self.same: Counter[str] = Counter()
         self.different: Counter[str] = Counter()
         self.disturbed: dict[str, Counter[str]] = {name: Counter() for name in WAYS}
@@ -60,6 +85,9 @@ class Table:
 
     def add(self, job: Job, result: Result) -> None:
         """Book one result."""
+        if result["kind"] == "void":
+            self.endless.add(job["random"])
+            return
         way, reference = way_of(job), result.get("reference", "")
         self.states.setdefault(job["random"], reference)
         same = (

@@ -7,7 +7,8 @@ it and know nothing else.
     version, what ("campaign", "mutants" or "equality"), wish, where, width, seconds, stopped,
     campaign: jobs, void, events, kinds, causes, disturbed, checks, counted, points, times, findings
     mutants:  rows (`hunt.table`), hunts (every hunt)
-    equality: programs, operations, rows (`equality.Table.rows`), differences
+    equality: programs, operations, rows (`equality.Table.rows`), differences,
+              endless
 
 Read next: `campaign.Book`, `page.py`, docs/stress.md.
 """
@@ -152,6 +153,8 @@ def _equality(report: Report) -> list[str]:
         f"{report['programs']} programs of {report['operations']} operations; {total} final states"
         f" are the reference interpreter's, {len(report['differences'])} are not"
     )
+    if report["endless"]:
+        lines.append(f"programs without an end, replaced by others: {report['endless']}")
     return lines
 
 

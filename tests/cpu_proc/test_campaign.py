@@ -202,21 +202,35 @@ def test_a_mistake_that_is_not_found_is_told():
 
 
 def test_final_states_are_equal(capsys: pytest.CaptureFixture[str]):
-    job = equality.jobs(7, 1)
+    job = equality.jobs_of(7, 0)
     assert len(equality.WAYS) == len({equality.way_of(one) for one in job})
     assert 1 == len({one["random"] for one in job})
 
 
+def test_a_program_without_an_end_is_replaced_by_another():
+    table = equality.Table()
+    draw = equality.Draw(5, 2, table)
+    first = next(draw)
+    assert 5 == first["random"]
+    table.add(first, {"kind": "void", "verdict": "still running"})
+    left = list(draw)
+    assert {6, 7} == {job["random"] for job in left}
+    assert 2 * len(equality.WAYS) == len(left)
+    table.add(left[0], {"kind": "void", "verdict": "still running"})
+    assert {8} == {job["random"] for job in draw}
+    assert [] == table.differences
+
+
 def test_another_final_state_is_a_difference():
     table = equality.Table()
-    job = equality.jobs(1, 1)[0]
+    job = equality.jobs_of(1, 0)[0]
     table.add(job, {"kind": "passed", "verdict": "", "state": "a", "reference": "a", "wall": 1})
     assert [] == table.differences
     table.add(job, {"kind": "passed", "verdict": "", "state": "b", "reference": "a", "wall": 1})
     assert 1 == len(table.differences)
     made = {"what": "equality", "seconds": 1, "where": "here", "width": 1, "wish": {},
             "programs": 1, "operations": 1, "rows": table.rows(),
-            "differences": table.differences}  # fmt: skip
+            "differences": table.differences, "endless": 0}  # fmt: skip
     assert "1 are not" in report.text(made)
     assert "Differences" in page.page(made)
 

@@ -28,15 +28,19 @@ MOST_INSTRUCTIONS = 1000  # of one that several regions of a page are to become
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One instruction of the page: where, what, and whether a region can hold it."""
+    """One instruction of the page: where, what, and whether a region can hold it.
+
+    `size`: bytes that were looked at, of what is no instruction too.
+    """
 
     offset: int
     decoded: Decoded | None
     liftable: bool
+    size: int = 2
 
     @property
     def end(self) -> int:
-        return self.offset + (self.decoded.length if self.decoded is not None else 2)
+        return self.offset + self.size
 
     @property
     def target(self) -> int | None:
@@ -84,8 +88,8 @@ def read_site(content: bytes, offset: int) -> Site:
         return Site(offset, None, False)
     decoded = isa.decode(raw)
     if decoded is None:
-        return Site(offset, None, False)
-    return Site(offset, decoded, _liftable(decoded.instruction.semantics))
+        return Site(offset, None, False, 4 if raw & 3 == 3 else 2)
+    return Site(offset, decoded, _liftable(decoded.instruction.semantics), decoded.length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -501,6 +501,11 @@ def _consistent(draft: _Draft) -> RunOptions:
         )
     if options.backend and options.translator == "none":
         raise UserError(f"-backend {options.backend}: not together with -translator none")
+    if options.cold and options.translator not in ("embedded", "none"):
+        raise UserError(
+            f"-cold: not together with -translator {options.translator}: what a service keeps is"
+            " for all its machines; one that keeps nothing: coldboot translator --store off"
+        )
     if len(draft.virtio) > MAX_VIRTIO:
         option = draft.virtio[MAX_VIRTIO][0]
         raise UserError(f"{option}: the board has {MAX_VIRTIO} virtio slots, all are taken")

@@ -100,7 +100,6 @@ def test_our_own_options(tmp_path):
             *[
                 "--translator",
                 "ipc:///run/t.sock",
-                "--cold",
                 "--stats",
                 "--log-json",
                 "--threshold",
@@ -112,7 +111,7 @@ def test_our_own_options(tmp_path):
     )
 
     assert "ipc:///run/t.sock" == options.translator
-    assert (True, True, True) == (options.cold, options.stats, options.log_json)
+    assert (False, True, True) == (options.cold, options.stats, options.log_json)
     assert (signature, 8) == (options.signature, options.signature_granularity)
     assert (1, 1_000_000) == (options.threshold, options.max_instructions)
     assert str(tmp_path / "log") == options.log_file
@@ -239,6 +238,7 @@ def test_a_program_is_firmware(image):
         (["-append", "quiet"], "-append: only together with -kernel"),
         (["-bios", "none"], "-bios none: nothing to run"),
         (["IMAGE", "-bios", "none"], "-bios none: not together with the program"),
+        (["IMAGE", "-cold", "-translator", "ipc:///run/t"], "-cold: not together with -translator"),
         (["IMAGE", "IMAGE"], "IMAGE: only one program"),
         (["-drive", "format=raw"], "-drive format=raw: file= is missing"),
         (["-drive", "file=IMAGE,format=qcow2"], "-drive file=IMAGE,format=qcow2: the only format"),

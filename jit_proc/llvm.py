@@ -13,9 +13,10 @@ Invariants:
   PC32 and PLT32 relocations and a linked image may be mapped at any address.
 - `identity()` names all that decides what code comes out besides the IR and the options. It is
   part of every key under which translated code is kept.
-- Instructions are selected by one of two of LLVM's ways (`isel`): "dag" looks for the best ones,
-  "fast" takes half the time for code a tenth longer, which runs as fast: what both are given is
-  simple, and the register allocator is the same. It is the target machine that has it, for good.
+- Code is made in one of two ways (`isel`): "dag" looks for the best instructions, "fast" takes half
+  the time for code a tenth longer, which runs as fast: a region is simple to begin with, the
+  register allocator is the same, and passes that find nothing in a region are left out. LLVM takes
+  this from options of the process, so whoever emits says which way first (`emit_by`).
 - Errors in the IR are `IRError`, raised before code generation starts: the module is parsed and
   verified first.
 
@@ -92,26 +93,35 @@ def target_machine(level: int = DEFAULT_LEVEL, isel: str = DEFAULT_ISEL) -> Any:
     """
     cpu, features = host_cpu()
     target = binding.Target.from_default_triple()
-    machine = target.create_target_machine(
+    return target.create_target_machine(
         cpu=cpu, features=features, opt=level, reloc="pic", codemodel="small"
     )
-    if isel == "fast":
-        select_fast(machine)
-    return machine
 
 
-def select_fast(machine: Any) -> None:
-    """Have a new target machine select instructions fast.
+_FAST = {
+    "fast-isel": "true",
+    "enable-misched": "false",
+    "disable-lsr": "true",
+    "disable-machine-sink": "true",
+    "disable-machine-licm": "true",
+    "disable-constant-hoisting": "true",
+    "disable-cgp": "true",
+}
+_way = [DEFAULT_ISEL]  # in force
 
-    Only an option of the process asks for that; a machine that has once emitted code under it stays
-    with it, and others never hear of it.
+
+def emit_by(isel: str) -> None:
+    """Have code be made by `isel`, `fast` or `dag`, until told otherwise.
+
+    A target machine that has once emitted code fast selects instructions so from then on: it must
+    be one of its own (`target_machine`).
     """
-    set_llvm_option("--fast-isel=true")
-    try:
-        with _parse("define void @nothing() nounwind { ret void }") as module:
-            machine.emit_object(module)
-    finally:
-        set_llvm_option("--fast-isel=false")
+    if isel == _way[0]:
+        return
+    for option, value in _FAST.items():
+        opposite = "false" if value == "true" else "true"
+        set_llvm_option(f"--{option}={value if isel == 'fast' else opposite}")
+    _way[0] = isel
 
 
 @cache
@@ -144,6 +154,7 @@ def compile_ir(
     """
     methods = [_pass_method(name) for name in passes]
     machine = target_machine(level, isel)
+    emit_by(isel)
     start = time.perf_counter()
     module = _parse(text)
     with module:
@@ -182,6 +193,7 @@ def emit_assembly(text: str, level: int = DEFAULT_LEVEL, isel: str = DEFAULT_ISE
     """
     with _parse(text) as module:
         _verify(module)
+        emit_by(isel)
         assembly: str = target_machine(level, isel).emit_assembly(module)
     return assembly
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from cpu_proc import native
 from jit_proc.link import link
-from jit_proc.llvm import DEFAULT_LEVEL, DEFAULT_PASSES, compile_ir
+from jit_proc.llvm import DEFAULT_ISEL, DEFAULT_LEVEL, DEFAULT_PASSES, compile_ir
 
 HEAD = """
 declare i64 @llvm.ctlz.i64(i64, i1)
@@ -53,7 +53,12 @@ def map_image(code: bytes, symbols: Mapping[str, int]) -> Image:
         return Image(native.map_code_copy(file.name, size, 0), symbols)
 
 
-def build(ir: str, passes: Sequence[str] = DEFAULT_PASSES, level: int = DEFAULT_LEVEL) -> Image:
+def build(
+    ir: str,
+    passes: Sequence[str] = DEFAULT_PASSES,
+    level: int = DEFAULT_LEVEL,
+    isel: str = DEFAULT_ISEL,
+) -> Image:
     """Compile IR as a worker does, and map it."""
-    linked = link(compile_ir(ir, passes, level).elf)
+    linked = link(compile_ir(ir, passes, level, isel).elf)
     return map_image(linked.code, linked.symbols)

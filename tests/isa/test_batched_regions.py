@@ -78,7 +78,7 @@ def run_in_regions(batch: Batch) -> tuple[list[bytes], int]:
             made = lift.translate(Job(page, content, tuple(slots), 0))
         except Untranslatable:
             continue  # every sequence of the group begins with what only tier 0 does
-        image = native_code.build(made.ir, made.passes, made.level)
+        image = native_code.build(made.ir, made.passes, made.level, made.isel)
         entries = [(slot, image.base + image.symbols[name]) for slot, name in made.entries.items()]
         one.control.pages[(page * layout.PAGE.size + layout.PAGE.offset("lines")) // 8] |= (
             made.lines

@@ -113,7 +113,7 @@ def test_ways_between_regions_of_a_page_count_far_more_slowly(machine: EngineMac
                 continue
             job = Job(page, bytes(machine.guest.page_bytes(page)), (slot,), 0, known=(one, two))
             made = lift.translate(job)
-            images.append(native_code.build(made.ir, made.passes, made.level))
+            images.append(native_code.build(made.ir, made.passes, made.level, made.isel))
             entries = [
                 (s, images[-1].base + images[-1].symbols[n]) for s, n in made.entries.items()
             ]

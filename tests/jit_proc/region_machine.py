@@ -223,7 +223,9 @@ def lift(start: Start, entries: Iterable[int], exact: bool = False) -> Translati
 
 def compile_region(translation: Translation) -> native_code.Image:
     """Native code of a region, mapped."""
-    return native_code.build(translation.ir, translation.passes, translation.level)
+    return native_code.build(
+        translation.ir, translation.passes, translation.level, translation.isel
+    )
 
 
 def differences(expected: Outcome, found: Outcome) -> list[str]:

@@ -130,12 +130,9 @@ class Case:
 def _any_host(level: int = llvm.DEFAULT_LEVEL, isel: str = llvm.DEFAULT_ISEL) -> Any:
     """A plain x86-64, so that a file says the same wherever it is written."""
     target = binding.Target.from_triple("x86_64-unknown-linux-gnu")
-    machine = target.create_target_machine(
+    return target.create_target_machine(
         cpu="x86-64-v2", features="", opt=level, reloc="pic", codemodel="small"
     )
-    if isel == "fast":
-        llvm.select_fast(machine)
-    return machine
 
 
 def describe_region(translation: Translation) -> list[str]:
@@ -182,7 +179,9 @@ def _field(found: re.Match[str]) -> str:
 
 
 def describe_host(translation: Translation) -> list[str]:
-    assembly = _any_host(translation.level, translation.isel).emit_assembly(_optimized(translation))
+    host = _any_host(translation.level, translation.isel)
+    llvm.emit_by(translation.isel)
+    assembly = host.emit_assembly(_optimized(translation))
     start = assembly.index("\nregion:")
     lines = assembly[start : assembly.index(".Lfunc_end0:", start)].strip().splitlines()
     lines = [line.replace("\t", "  ").rstrip() for line in lines]

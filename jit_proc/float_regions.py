@@ -28,14 +28,15 @@ the hart in order themselves; whoever jumps to a block does so by `terminate`, w
 the forms that the block wants. Operations stay constrained intrinsics, in order, none left out:
 flags in MXCSR are exact at every way out.
 
-Read next: `fp.py` (operations and flags), `lift.py` (the rest of a region).
+Read next: `float_idioms.py` (signs, minimum and maximum), `fp.py` (operations and flags),
+`lift.py` (the rest of a region).
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jit_proc import fp
@@ -54,9 +55,9 @@ from protocol.riscv.language import (
 )
 
 _BOX = -(1 << 32)
-_SEEN_RARELY = ", !prof !1"
+SEEN_RARELY = ", !prof !1"
 _TARGET = re.compile(r"label %b(\d+)\b")
-_BOXED = "boxed"
+BOXED = "boxed"
 _SIGN = {DOUBLE: str(-(1 << 63)), SINGLE: str(1 << 31)}
 
 
@@ -179,6 +180,12 @@ class FloatRegions(ValueEmitter):
             kind = "double" if slot.startswith("%d") else "float"
             self.allocas.append(f"  {slot} = alloca {kind}")
 
+    def _moves(self, site: Site) -> bool:
+        assert site.decoded is not None
+        operands = site.decoded.operands
+        name = site.decoded.instruction.semantics.name
+        return name in ("fsgnj_d", "fsgnj_s") and operands["rs1"] == operands["rs2"]
+
     # --- forms -------------------------------------------------------------------------------
 
     def _float_slot(self, register: str, form: str) -> str:
@@ -209,7 +216,7 @@ class FloatRegions(ValueEmitter):
         self.emit(f"store {fp.TYPE[form]} {value}, ptr {self._float_slot(register, form)}")
         self.forms.setdefault(register, set()).add(form)
 
-    def _get(self, register: str, form: str) -> Real:
+    def get_float(self, register: str, form: str) -> Real:
         if form not in self.forms.get(register, ()):
             self.settle()
             self._fetch(register, form)
@@ -224,7 +231,7 @@ class FloatRegions(ValueEmitter):
         else:
             narrow = self.value(f"bitcast float {real.name} to i32")
             operand = self.value(f"zext i32 {narrow} to i64")
-            if real.form == _BOXED:
+            if real.form == BOXED:
                 operand = self.value(f"or i64 {operand}, {_BOX}")
         self.reals[operand] = real
         return operand
@@ -243,10 +250,10 @@ class FloatRegions(ValueEmitter):
         """All 64 bits of a register (the lower half will do, when that is all that is stored)."""
         forms = self.forms.get(index, set())
         if DOUBLE in forms or (not forms and not self._stores_word()):
-            return self.token(self._get(index, DOUBLE))
+            return self.token(self.get_float(index, DOUBLE))
         if index in self.boxed:
-            single = self._get(index, SINGLE)
-            return self.token(Real(_BOXED, single.name, single.origin))
+            single = self.get_float(index, SINGLE)
+            return self.token(Real(BOXED, single.name, single.origin))
         if self._stores_word():
             value = self.value(f"load float, ptr {self._place(index)}, align 8")
             return self.token(Real(SINGLE, value))
@@ -307,10 +314,10 @@ class FloatRegions(ValueEmitter):
     def expr(self, node: Expr) -> str:
         if isinstance(node, Call) and node.function is not None:
             if node.function.name == "unbox" and isinstance(node.args[0], Register):
-                return self.token(self._get(self.expr(node.args[0].index), SINGLE))
+                return self.token(self.get_float(self.expr(node.args[0].index), SINGLE))
             if node.function.name == "box":
                 single = self.real(self.expr(node.args[0]), SINGLE)
-                return self.token(Real(_BOXED, single.name, single.origin))
+                return self.token(Real(BOXED, single.name, single.origin))
         return super().expr(node)
 
     def binary(self, op: str, a: str, b: str) -> str:
@@ -320,13 +327,6 @@ class FloatRegions(ValueEmitter):
             flipped = self.value(f"fneg {fp.TYPE[known.form]} {known.name}")
             return self.token(Real(known.form, flipped, known.origin))
         return super().binary(op, a, b)
-
-    def body(self, function: Function, operands: dict[str, str]) -> None:
-        name, _, end = function.name.rpartition("_")
-        idiom: Callable[[str, dict[str, str]], bool] | None
-        idiom = getattr(self, f"i_{name}", None) if end in _ENDS else None
-        if idiom is None or not idiom(_ENDS[end], operands):
-            super().body(function, operands)
 
     # --- operations --------------------------------------------------------------------------
 
@@ -422,7 +422,7 @@ class FloatRegions(ValueEmitter):
             odd, after = self.new_label(), self.new_label()
             plain = self.label_name
             rare = self.value(f"icmp eq i{width} {converted}, {least}")
-            self.branch_if(rare, odd, after, _SEEN_RARELY)
+            self.branch_if(rare, odd, after, SEEN_RARELY)
             self.label(odd)
             operands = [f"{fp.TYPE[form]} {real.name}", f"{fp.TYPE[form]} 0.0"]
             positive = self.constrained("i1", f"fcmp.{form}", operands, fp.NOT_LESS)
@@ -455,7 +455,7 @@ class FloatRegions(ValueEmitter):
             for i in range(0, len(names), 2):
                 following = self.new_label()
                 condition = self.is_nan(form, names[i], names[min(i + 1, len(names) - 1)])
-                self.branch_if(condition, odd, following, _SEEN_RARELY)
+                self.branch_if(condition, odd, following, SEEN_RARELY)
                 self.label(following)
         self.jump_to(after)
         self.label(odd)
@@ -494,91 +494,3 @@ class FloatRegions(ValueEmitter):
             self.float_parts |= dict.fromkeys(fp.settle_parts(form))
             self.emit(f"call void @fp_settle_{form}(ptr {self._place(register)})")
         self._look_at_fused(fused)
-
-    # --- idioms: what instructions amount to, where their semantics are made of bits -------------
-
-    def _moves(self, site: Site) -> bool:
-        assert site.decoded is not None
-        operands = site.decoded.operands
-        name = site.decoded.instruction.semantics.name
-        return name in ("fsgnj_d", "fsgnj_s") and operands["rs1"] == operands["rs2"]
-
-    def _write(self, form: str, register: str, value: str, origin: str = "") -> bool:
-        kind = DOUBLE if form == DOUBLE else _BOXED
-        self.write_float(register, self.token(Real(kind, value, origin)))
-        return True
-
-    def i_fsgnj(self, form: str, operands: dict[str, str]) -> bool:
-        a = self._get(operands["rs1"], form)
-        if operands["rs1"] == operands["rs2"]:
-            return self._write(form, operands["rd"], a.name, a.origin)
-        b = self._get(operands["rs2"], form)
-        return self._write(form, operands["rd"], self._copy_sign(form, a.name, b.name))
-
-    def i_fsgnjn(self, form: str, operands: dict[str, str]) -> bool:
-        kind = fp.TYPE[form]
-        a = self._get(operands["rs1"], form)
-        b = self._get(operands["rs2"], form)
-        negative = self.value(f"fneg {kind} {b.name}")
-        if operands["rs1"] == operands["rs2"]:
-            return self._write(form, operands["rd"], negative)
-        return self._write(form, operands["rd"], self._copy_sign(form, a.name, negative))
-
-    def i_fsgnjx(self, form: str, operands: dict[str, str]) -> bool:
-        if operands["rs1"] != operands["rs2"]:
-            return False
-        kind = fp.TYPE[form]
-        self.float_parts.setdefault(f"declare {kind} @llvm.fabs.{form}({kind})")
-        a = self._get(operands["rs1"], form)
-        value = self.value(f"call {kind} @llvm.fabs.{form}({kind} {a.name})")
-        return self._write(form, operands["rd"], value)
-
-    def _copy_sign(self, form: str, a: str, b: str) -> str:
-        kind = fp.TYPE[form]
-        self.float_parts.setdefault(f"declare {kind} @llvm.copysign.{form}({kind}, {kind})")
-        return self.value(f"call {kind} @llvm.copysign.{form}({kind} {a}, {kind} {b})")
-
-    def i_fmin(self, form: str, operands: dict[str, str]) -> bool:
-        return self._extreme("min", "or", form, operands)
-
-    def i_fmax(self, form: str, operands: dict[str, str]) -> bool:
-        return self._extreme("max", "and", form, operands)
-
-    def _extreme(self, which: str, merge: str, form: str, operands: dict[str, str]) -> bool:
-        """The host's minimum of two equal numbers is the second: taken both ways and merged, zeros
-        of either sign come out right. With a NaN, by the rules."""
-        kind, integer = fp.TYPE[form], fp.INTEGER[form]
-        a = self._get(operands["rs1"], form)
-        b = self._get(operands["rs2"], form)
-        odd, plain, after = self.new_label(), self.new_label(), self.new_label()
-        self.branch_if(self.is_nan(form, a.name, b.name), odd, plain, _SEEN_RARELY)
-        self.label(odd)
-        self.float_parts |= dict.fromkeys(fp.number_parts(form))
-        number = self.value(
-            f"call preserve_allcc {kind} @fp_number_{form}(ptr %hart, {kind} {a.name}, "
-            f"{kind} {b.name})"
-        )
-        self.jump_to(after)
-        self.label(plain)
-        sides = [self._host_extreme(which, form, x, y) for x, y in ((a, b), (b, a))]
-        bits = [self.value(f"bitcast {kind} {side} to {integer}") for side in sides]
-        merged = self.value(f"{merge} {integer} {bits[0]}, {bits[1]}")
-        extreme = self.value(f"bitcast {integer} {merged} to {kind}")
-        self.jump_to(after)
-        self.label(after)
-        value = self.value(f"phi {kind} [ {number}, %{odd} ], [ {extreme}, %{plain} ]")
-        return self._write(form, operands["rd"], value)
-
-    def _host_extreme(self, which: str, form: str, a: Real, b: Real) -> str:
-        kind = fp.TYPE[form]
-        vector, name = fp.VECTOR[form], fp.EXTREME[form].format(which)
-        self.float_parts.setdefault(f"declare {vector} {name}({vector}, {vector})")
-        x, y = (
-            self.value(f"insertelement {vector} zeroinitializer, {kind} {r.name}, i32 0")
-            for r in (a, b)
-        )
-        pair = self.value(f"call {vector} {name}({vector} {x}, {vector} {y})")
-        return self.value(f"extractelement {vector} {pair}, i32 0")
-
-
-_ENDS = {"d": DOUBLE, "s": SINGLE}

@@ -11,7 +11,7 @@ How control and state stand:
   virtual address, worked out from record and bias, plus an offset.
 - **Write-through**: a guest register that is written is stored to the hart at once, and read from
   SSA. So at every instruction the hart in memory is exact, and a region can leave anywhere with
-  nothing to write back but `count`.
+  nothing to write back but `count` (and NaNs not settled yet, see `float_regions.py`).
 - What a region cannot do (a TLB miss that is a fault or a device, a store over code, an instruction
   that is not a handler's) it leaves to the engine's `execute_one`, before it has changed anything.
 - Every cycle - a back edge, a way out - compares `count` with `hart.limit`.
@@ -35,7 +35,7 @@ import time
 from jit_proc import kept
 from jit_proc.cold import ColdEmitter
 from jit_proc.emit import is_literal, literal
-from jit_proc.float_regions import FloatRegions
+from jit_proc.float_idioms import FloatIdioms
 from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY, lookup
 from jit_proc.job import Job, Translation, Untranslatable
 from jit_proc.select import Selection, Site, select, spans_of
@@ -48,7 +48,7 @@ STATE_EXACT = 1  # bit of the state word: guest time is counted
 _LIKELY_NOT = ", !prof !1"
 
 
-class RegionEmitter(FloatRegions):
+class RegionEmitter(FloatIdioms):
     """Emits one region."""
 
     def __init__(self, selection: Selection, exact: bool) -> None:

@@ -7,7 +7,8 @@ word of a record, keeps all state in the `Hart` structure, and reports how it en
 - A routine `f` becomes `@r_f(ptr %hart, i64...)`. If it may trap its result is `{T, i1}` (or `i1`
   when it has none), the last member saying that a trap was taken.
 - An instruction becomes `i64 @c_f(ptr %hart, i64 %operands)`, returning one of the `STATUS_*`.
-  Before the call `hart.pc`, `next_pc`, `length`, `raw` and `count` are those of the instruction.
+  Before the call `hart.pc`, `next_pc`, `length`, `raw` and `count` are those of the instruction
+  (`raw`: its record's address; the bits are rarely asked for).
 
 Invariants: a routine that reports a trap has changed nothing but what `take_trap` changed; memory
 helpers end with `note_store`, so no store escapes tracking.
@@ -37,7 +38,7 @@ _BYTES = {"rd": 4, "rs1": 5, "rs2": 6, "rs3": 7}
 
 
 def transfers_control(function: Function) -> bool:
-    """Whether a semantics function may go on elsewhere than at the next instruction."""
+    """Whether a semantics function may go on elsewhere than at the next instruction's record."""
     return bool(function.builtins & {"branch", "jump", "resync"})
 
 
@@ -108,7 +109,7 @@ class ColdEmitter(Emitter):
     def finish(self, value: str | None) -> None:
         """Return in good order."""
         if self.instruction is not None:
-            jumps = transfers_control(self.function)
+            jumps = self.function.builtins & {"branch", "jump"}
             self.terminate(f"ret i64 {STATUS_JUMP if jumps else STATUS_NEXT}")
         elif not self.function.may_trap:
             self.terminate(f"ret {self.return_type} {value or ''}".rstrip())
@@ -145,6 +146,8 @@ class ColdEmitter(Emitter):
         return self.address(self.field(file.lower()), self.binary("shl", index, "3"))
 
     def special(self, name: str) -> str:
+        if name == "raw":
+            return self.by_name("raw_bits_at", self.read_field("raw"))
         return self.read_field(name)
 
     def write_state(self, name: str, index: str | None, value: str) -> None:
@@ -278,7 +281,9 @@ class ColdEmitter(Emitter):
         self.trapped()
 
     def b_resync(self) -> None:
-        assert self.instruction is None or transfers_control(self.function)
+        """The last statement of what it stands in: the next instruction is looked up afresh."""
+        assert self.instruction is not None
+        self.terminate(f"ret i64 {STATUS_JUMP}")
 
     def b_wait(self) -> None:
         self.terminate(f"ret i64 {STATUS_WAIT}")

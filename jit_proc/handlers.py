@@ -430,7 +430,7 @@ def define_cold(instruction: Instruction, length: int, name: str) -> str:
     out.write_field("next_pc", out.binary("add", pc, str(length)))
     if uses_raw(function):
         record = out.value("ptrtoint ptr %record to i64")
-        out.write_field("raw", out.value(f"call i64 @r_raw_bits_at(ptr %hart, i64 {record})"))
+        out.write_field("raw", record)
     operands = out.load_word(out.address("%record", 8))
     status = out.value(f"call i64 @c_{function.name}(ptr %hart, i64 {operands})")
     next_, jumped, trapped, waits = (out.new_label() for _ in range(4))

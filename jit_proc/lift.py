@@ -32,7 +32,7 @@ from __future__ import annotations
 import functools
 import time
 
-from jit_proc import kept
+from jit_proc import csr_regions, kept
 from jit_proc.cold import ColdEmitter
 from jit_proc.emit import is_literal, literal
 from jit_proc.float_idioms import FloatIdioms
@@ -170,7 +170,9 @@ class RegionEmitter(FloatIdioms):
         self.float_ops |= function.builtins & FP_BUILTINS
         if any(c.name in GUARDS for c in function.callees):
             self.float_ops |= {""}
-        pending = [c for c in function.callees if c.name not in GUARDS]
+        pending = [c for c in function.callees if c.name not in GUARDS | csr_regions.ROUTINES]
+        if self.site.decoded is not None:
+            pending += csr_regions.derived(self.site.decoded)
         while pending:
             routine = pending.pop()
             self.routines[routine.name] = routine
@@ -292,6 +294,8 @@ class RegionEmitter(FloatIdioms):
     def call_routine(self, function: Function, args: tuple[str, ...] | list[str]) -> str:  # type: ignore[override]
         if function.name in ("requires_fp", "check_fp"):
             return ""  # checked at the entry
+        if function.name in csr_regions.ROUTINES:
+            return csr_regions.emit(self, function, list(args))
         if function.name == "rounding":
             mode = args[0]
             if mode == "7":

@@ -91,6 +91,9 @@ def choose_bank(key):
 @routine(pure=True)
 def choose_sets(data, fetch):
     """Look up in these sets (`privileged.update_context`) of the address space that satp names."""
+    same = data == hart.data_set and fetch == hart.fetch_set
+    if same and ((data == 0 and fetch == 0) or hart.bank_keys[hart.bank] == hart.satp):
+        return  # it is so already; what has MXR in its key is found below
     hart.data_set = data
     hart.fetch_set = fetch
     at = word(data != 0)  # without translation

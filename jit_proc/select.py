@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from jit_proc.csr_regions import is_plain
 from jit_proc.handlers import is_hot
 from protocol.fields import MAX_ENTRIES
 from protocol.layout import PAGE_SIZE
@@ -89,7 +90,8 @@ def read_site(content: bytes, offset: int) -> Site:
     decoded = isa.decode(raw)
     if decoded is None:
         return Site(offset, None, False, 4 if raw & 3 == 3 else 2)
-    return Site(offset, decoded, _liftable(decoded.instruction.semantics), decoded.length)
+    liftable = _liftable(decoded.instruction.semantics) or is_plain(decoded)
+    return Site(offset, decoded, liftable, decoded.length)
 
 
 @dataclass(frozen=True, slots=True)

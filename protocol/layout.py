@@ -209,7 +209,7 @@ HART = Struct(
     ("bank_keys", "satp of the space whose lookups a bank holds, bit 62 for MXR; or 0", TLB_BANKS),
     ("bank_times", "`bank_clock` when it was last chosen", TLB_BANKS),
     ("priv", "0 U, 1 S, 3 M"),
-    ("raw", "bits of the instruction being executed by a cold handler"),
+    ("raw", "address of the record that a cold handler executes"),
     ("length", "its length in bytes"),
     ("next_pc", "address of the instruction after it"),
     *((name, f"CSR {name}, or its storage") for name in CSRS),

@@ -88,6 +88,11 @@ class EngineHart(Guest):
             setattr(self.machine.state, name, value % 2**64)
             self.__dict__["touched"] = True
 
+    @property
+    def raw(self) -> int:
+        """Bits of the instruction executed last: a step decodes it into the scratch array."""
+        return int(self.machine.state.scratch_bytes)
+
     # --- for the routines compiled above ----------------------------------------------------------
 
     def set_context(self, data: int, fetch: int) -> None:

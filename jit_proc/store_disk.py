@@ -44,6 +44,7 @@ DEFAULT_LIMIT: Final = 256 << 20
 CANDIDATES: Final = 32  # that are looked at for one slot
 
 _WRITE_PATIENCE = 2.0  # seconds that a writer waits for another one
+_LOCK_PATIENCE = 1.0  # seconds that opening takes at most, for others
 _KEEP = 0.9  # of the limit is left after an eviction
 _PAGE = 4096
 _TABLES = """
@@ -352,10 +353,18 @@ def describe(**parts: object) -> str:
 
 @contextlib.contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """While the file is opened, made or removed."""
+    """While the file is opened, made or removed. OSError after `_LOCK_PATIENCE` seconds."""
     fd = os.open(folder / ".translations.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # who has it may be stopped: nobody waits for that for ever
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
         yield
     finally:
         os.close(fd)

@@ -104,6 +104,14 @@ def test_a_folder_that_cannot_be_used_is_memory_alone(tmp_path):
         assert store.find(asked()) == (REGION, ())
 
 
+def test_a_lock_that_is_never_let_go_is_memory_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_disk, "_LOCK_PATIENCE", 0.05)
+    with store_disk._only_one(tmp_path), opened(tmp_path) as store:
+        store.keep(asked(), REGION)
+        assert store.find(asked()) == (REGION, ())
+    assert not (tmp_path / FILE).exists()
+
+
 def test_a_file_of_anybody_is_not_used(tmp_path):
     fill(tmp_path)
     (tmp_path / FILE).chmod(0o666)

@@ -145,6 +145,7 @@ class RegionEmitter(FloatIdioms):
         if not self.done:
             self.pending += 1
             if site.end not in self.selection.sites:
+                self.settle()  # cut short here, behind what may have left a raw result
                 self.go(site.end)
             elif not self.is_next(site):
                 self.settle_count()

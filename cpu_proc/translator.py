@@ -340,7 +340,7 @@ class TranslatorLink:
             if self._shortcuts is not None:
                 wanted = self._shorten(self._shortcuts, page, wanted)
             if wanted:
-                known = () if self._forced else tuple(sorted(covered))
+                known = tuple(sorted(covered))
                 seen = b"" if self._forced else self._machine.records.seen_slots(page)
                 self._act(session.request(self._stamp(page), wanted, heat, 0, known, seen))
             elif self._may_merge(page):

@@ -40,7 +40,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jit_proc import fp
-from jit_proc.float_needs import DOUBLE, NOTHING, SINGLE, block_needs, reads, written
+from jit_proc.float_needs import DOUBLE, NOTHING, SINGLE, block_needs, reads
 from jit_proc.handlers import ValueEmitter
 from jit_proc.select import Selection, Site
 from protocol.riscv.language import (
@@ -286,17 +286,6 @@ class FloatRegions(ValueEmitter):
             self.raw[index] = Real(form, real.origin)
 
     # --- memory ------------------------------------------------------------------------------
-
-    def load_guest(self, pointer: str, size: int) -> str:
-        """The guest's access itself; what a floating-point register gets never is an integer."""
-        assert self.site.decoded is not None
-        if written(self.site.decoded.instruction.semantics):
-            form = DOUBLE if size == 8 else SINGLE
-            value = self.value(f"load volatile {fp.TYPE[form]}, ptr {pointer}, align 1")
-            return self.token(Real(form, value))
-        width = 8 * size
-        value = self.value(f"load volatile i{width}, ptr {pointer}, align 1")
-        return value if width == 64 else self.value(f"zext i{width} {value} to i64")
 
     def store_guest(self, value: str, pointer: str, size: int) -> None:
         known = self.reals.get(value)

@@ -23,8 +23,8 @@ point is used; that is checked at the entry.
 Invariants: translating is a pure function of the job; bytes outside `spans` had no influence.
 Guest accesses are volatile: one load or store each, in order, never hoisted out of a spin loop.
 
-Read next: `select.py` (what a region consists of), `handlers.py` (`ValueEmitter`), `worker.py`
-(who calls `translate`).
+Read next: `select.py` (what a region consists of), `region_memory.py`, `float_regions.py` (its
+accesses, its floating point), `handlers.py` (`ValueEmitter`), `worker.py` (who calls `translate`).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ import time
 from jit_proc import csr_regions, kept
 from jit_proc.cold import ColdEmitter
 from jit_proc.emit import is_literal, literal
-from jit_proc.float_idioms import FloatIdioms
 from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY, lookup
 from jit_proc.job import Job, Translation, Untranslatable
+from jit_proc.region_memory import MemoryRegions
 from jit_proc.select import Selection, Site, select, spans_of
 from protocol import mutants
 from protocol.layout import LINE_SIZE, PAGE_SIZE, RECORD_ARRAY_STRIDE
@@ -48,7 +48,7 @@ STATE_EXACT = 1  # bit of the state word: guest time is counted
 _LIKELY_NOT = ", !prof !1"
 
 
-class RegionEmitter(FloatIdioms):
+class RegionEmitter(MemoryRegions):
     """Emits one region."""
 
     def __init__(self, selection: Selection, exact: bool) -> None:
@@ -409,44 +409,6 @@ class RegionEmitter(FloatIdioms):
             self.jump_to(f"b{self.site.end}")
             return
         self.go(self.site.end, 1)
-
-    # --- memory ----------------------------------------------------------------------------
-
-    def slow_place(self, address: str, size: str, helper: str) -> str:
-        """Host address by the engine's slow path; 0 when tier 0 has to execute the instruction."""
-        function = self.value(f"load ptr, ptr {self.field(helper)}")
-        return self.value(
-            f"call preserve_mostcc i64 {function}(ptr %hart, i64 {address}, i64 {size})"
-        )
-
-    def b_load(self, address: str, size: str) -> str:
-        condition, entry = self.hit(address, int(size), "read_tag")
-        hit, miss, after = self.new_label(), self.new_label(), self.new_label()
-        self.branch_if(condition, hit, miss, UNLIKELY)
-        self.label(hit)
-        addend = self.load_word(self.address(entry, 16))
-        fast = self.binary("add", address, addend)
-        self.jump_to(after)
-        self.label(miss)
-        slow = self.slow_place(address, size, "tlb_load")
-        self.branch_if(self.compare("eq", slow, "0"), self.slow_label(), after, _LIKELY_NOT)
-        self.label(after)
-        pointer = self.pointer(self.value(f"phi i64 [ {fast}, %{hit} ], [ {slow}, %{miss} ]"))
-        return self.load_guest(pointer, int(size))
-
-    def b_store(self, address: str, value: str, size: str) -> None:
-        miss, hit, after = self.new_label(), self.new_label(), self.new_label()
-        entry = self.store_hit(address, int(size), miss)
-        self.jump_to(hit)
-        self.label(miss)
-        slow = self.slow_place(address, size, "tlb_store")
-        self.branch_if(self.compare("eq", slow, "0"), self.slow_label(), after, _LIKELY_NOT)
-        self.label(hit)
-        fast = self.binary("add", address, self.load_word(self.address(entry, 16)))
-        self.jump_to(after)
-        self.label(after)
-        pointer = self.pointer(self.value(f"phi i64 [ {fast}, %{hit} ], [ {slow}, %{miss} ]"))
-        self.store_guest(value, pointer, int(size))
 
     def b_raise_flags(self, bits: str) -> None:
         old = self.read_field("fflags")

@@ -162,9 +162,15 @@ def note_hot(record):
 
 @routine(pure=True)
 def region_load(address, size):
-    """A region's TLB miss: the host address, or 0 for tier 0 to execute the instruction."""
+    """A region's TLB miss: the host address, or 0 for tier 0 to execute the instruction.
+
+    No miss at all for a member of a group whose span is not allowed as a whole.
+    """
     if (address & 4095) + size > 4096:
         return 0
+    entry = hart.data_tlb + ((address >> 12) & DATA_MASK) * ENTRY_BYTES
+    if peek(entry, 8) == (address & ~4095):
+        return address + peek(entry + ADDEND, 8)
     place = resolve(address, size, LOAD)
     return 0 if place == FAULT else place
 

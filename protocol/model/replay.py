@@ -124,7 +124,8 @@ def _link(trace: Trace, event: Event) -> None:
                 f"link_event?requested, {_small(event['id'])}, {page}, {stamp}",
             ]
         case "region_published":
-            trace.gate += [trace.moved(event), f"gate_event?published, {_small(event['id'])}, _"]
+            numbers = f"{_small(event['id'])}, {_small(event['page_generation'])}"
+            trace.gate += [trace.moved(event), f"gate_event?published, {numbers}"]
         case "publication_dropped":
             late = "1" if event["reason"] in _COUNTERS else "_"
             trace.gate += [trace.moved(event), f"gate_event?dropped, {_small(event['id'])}, {late}"]

@@ -379,7 +379,7 @@ end_quiet:
 #ifdef TRACE
             if
             :: LOG_GATE(dropped, id, late)      /* bytes and lines are not in the trace */
-            :: !late -> LOG_GATE(published, id, 0)
+            :: !late -> LOG_GATE(published, id, m_gen)
             fi;
 #endif
             goto done

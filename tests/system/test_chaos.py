@@ -5,10 +5,12 @@ Read next: `protocol/chaos.py`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cpu_proc.run_options import RunOptions
 from cpu_proc.stress import scenario, trial
 from protocol.chaos import Chaos, Plan
 from tests.system import runner
@@ -95,6 +97,9 @@ def test_the_translators_processes_are_known(tmp_path: Path):
     seen: list[tuple[int | None, list[int]]] = []
 
     class Looking(trial.Trial):
+        def _options(self, harts: int, out: int) -> RunOptions:
+            return replace(super()._options(harts, out), cold=True)  # workers from the beginning
+
         def do_look(self) -> bytes:
             link = self.machine.translator
             assert link is not None

@@ -159,7 +159,8 @@ def test_a_machine_may_come_before_its_translator(guests_folder: Path, tmp_path:
 def test_the_embedded_translator_ends_with_its_machine(
     signal_number: int, guests_folder: Path, tmp_path: Path
 ):
-    with Machine(linux(guests_folder), tmp_path) as machine:
+    # With what it kept from earlier a translator starts workers when they are needed.
+    with Machine(linux(guests_folder, "-cold"), tmp_path) as machine:
         machine.translator()
         processes = runner.children(machine.pid)
         assert 2 <= len(processes)

@@ -89,5 +89,7 @@ def test_several_machines_on_one_translator_one_after_the_other(
 
         assert translator.process.poll() is None
         ended = [event["reason"] for event in translator.events("session_ended")]
-        assert ["machine ended"] * 3 == ended
+        # An answer under way to a machine that has just gone tells it before the goodbye does.
+        assert 3 == len(ended)
+        assert {"machine ended", "peer_lost"} >= set(ended)
         assert translator.events("block_translated")

@@ -80,7 +80,7 @@ def at_prompt(machine: Machine) -> bool:
 
 def test_workers_that_are_killed(guests_folder: Path, tmp_path: Path):
     # A job whose worker died is tried again; translator and machine go on.
-    with Machine(linux(guests_folder), tmp_path) as machine:
+    with Machine(linux(guests_folder, "-cold"), tmp_path) as machine:
         translator = machine.translator()
         for _ in range(3):
             regions = len(machine.events("region_published"))

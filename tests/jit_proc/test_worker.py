@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jit_proc.backends.llvm import DEFAULT_LIFTER
 from jit_proc.job import (
     EngineBuilt,
     EngineJob,
@@ -27,7 +28,9 @@ from jit_proc.job import (
 )
 from jit_proc.process import child_environment
 from jit_proc.worker import perform
+from protocol.riscv.assembler import assemble
 from tests.jit_proc import fake_lifter as fake
+from tests.system import runner
 
 DEADLINE = 30.0
 LIFTER = f"{fake.__name__}:translate"
@@ -87,9 +90,9 @@ def test_missing_lifters_and_engines_are_named() -> None:
     assert outcome == Refusal("compiler_failed", "RuntimeError: no engine today")
 
 
-def start(*options: str) -> subprocess.Popen[bytes]:
+def start(*options: str, lifter: str = LIFTER) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "jit_proc.worker", "--lifter", LIFTER, *options],
+        [sys.executable, "-m", "jit_proc.worker", "--lifter", lifter, *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -123,6 +126,25 @@ def test_it_is_ready_polite_and_ends_with_its_input() -> None:
         assert process.wait(DEADLINE) == 0
 
 
+def test_jobs_leave_nothing_behind() -> None:
+    steps = "\n".join(f"addi a{n % 6}, a{n % 5}, {n}\nld a6, {8 * n}(sp)" for n in range(100))
+    content = assemble(f"again:\n{steps}\nbne a0, a1, again\nret").data.ljust(4096, b"\0")
+    with start(lifter=DEFAULT_LIFTER) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert isinstance(read_one(process.stdout.fileno()), Ready)
+        private = []
+        for _ in range(5):
+            for state_word in range(20):
+                process.stdin.write(encode(Job(state_word, content, (0,), 0)))
+                region = read_one(process.stdout.fileno())
+                assert isinstance(region, Region)
+                assert 200 < region.instructions
+            private.append(runner.memory_of(process.pid)["RssAnon"])
+        process.stdin.close()
+    assert private[-1] - private[1] < 1024, f"kB after each twenty jobs: {private}"
+
+
 def test_it_ends_when_its_parent_is_another() -> None:
     with start("--parent", str(os.getpid() + 1)) as process:
         assert process.wait(DEADLINE) == -signal.SIGKILL
@@ -134,6 +156,7 @@ import subprocess, sys, time
 from jit_proc.job import Job, encode
 from jit_proc.process import child_environment
 from tests.jit_proc import fake_lifter as fake
+from tests.system import runner
 process = subprocess.Popen([sys.executable, "-m", "jit_proc.worker", "--lifter", {LIFTER!r}],
     stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=child_environment())
 process.stdout.read(4)  # it is ready

@@ -198,13 +198,13 @@ class Machine:
         )
 
     def pump(self) -> None:
-        """Take what the console has to say, so that the guest never waits for its reader."""
+        """Take what the console has to say, so that the guest never waits for its reader; the next
+        `expect` looks for its pattern in it.
+        """
         if not self.child.isalive():
             pytest.fail(f"the machine ended\n{self.diagnosis()}")
         while select.select([self.child.fileno()], [], [], 0)[0]:
-            try:
-                self.child.expect(rb".+", timeout=0)
-            except (pexpect.EOF, pexpect.TIMEOUT):
+            if self.child.expect([pexpect.TIMEOUT, pexpect.EOF], timeout=0) == 1:
                 return
 
     # --- its translator --------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from tests.system import runner
 from tests.system.reboot_soak import soak, troubles
 from tests.system.runner import Machine, Translator, linux
 
-BOOTS = 8  # a worker's heap grows until it has met large regions
+BOOTS = 8
 
 
 def test_boots_in_one_process(guests_folder: Path, tmp_path: Path):

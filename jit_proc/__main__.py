@@ -159,7 +159,7 @@ def run(arguments: list[str] | None = None) -> int:
 
         print(listing(), end="")
         return 0
-    from jit_proc.service import Options
+    from jit_proc.service_options import Options
 
     chosen = {
         name: value
@@ -182,7 +182,8 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _serve(options: object) -> int:
     from jit_proc.process import tell_service_manager
-    from jit_proc.service import Broker, Options
+    from jit_proc.service import Broker
+    from jit_proc.service_options import Options
 
     assert isinstance(options, Options)
     broker = Broker(options)
@@ -203,19 +204,19 @@ def _serve(options: object) -> int:
 
 def _build_engine(options: object) -> int:
     """Build the engine if it is not in the cache, and print where it is."""
-    from jit_proc import service
+    from jit_proc import outcomes, service_options
     from jit_proc.job import EngineJob
     from jit_proc.store import EngineStore
     from protocol.engine_image import EngineImageError
 
-    assert isinstance(options, service.Options)
-    key = service.current_engine_key()
+    assert isinstance(options, service_options.Options)
+    key = outcomes.current_engine_key()
     store = EngineStore(options.cache)
     image = store.find(key)
     if image is not None:
         print(image.path)
         return 0
-    pool = service.make_pool(options)
+    pool = service_options.make_pool(options)
     pool.start()
     try:
         pool.submit(1, EngineJob())
@@ -225,7 +226,7 @@ def _build_engine(options: object) -> int:
             wait = 60.0 if due is None else max(0.0, due - time.monotonic())
             select.select(pool.filenos(), [], [], wait)
             results = pool.collect()
-        path = service.keep_engine(store, key, results[0].outcome, lasting=True)
+        path = outcomes.keep_engine(store, key, results[0].outcome, lasting=True)
     except EngineImageError as error:
         raise UserError(str(error)) from error
     finally:

@@ -17,48 +17,51 @@ Invariants:
 - A retirement is answered after the old segment is put away, where nothing can be placed in it any
   more, and no running job of an older epoch is left in `_running`; `live_older` counts them by
   looking. All harts wait for the answer: the new segment was made before, the old one is closed
-  after (`_tidy`).
-- A machine that ends without a word is noticed by its process's end: its memory is let go.
+  after (`Served.tidy`).
 - What a worker says is checked as what a machine says is; a wrong answer is a refusal, not an end.
 
-Read next: `protocol/session_translator.py`, `pool.py`, `machine_view.py`, `code_space.py`,
+Read next: `protocol/session_translator.py` (who may ask, and whose turn it is), `served.py` (what
+is held for each machine), `outcomes.py` (what is made of a worker's word), `pool.py`,
 `content_store.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from itertools import count
-from pathlib import Path
 
 from jit_proc import backends, content_store
 from jit_proc import job as work
 from jit_proc.backends.llvm import DEFAULT_LIFTER
-from jit_proc.code_space import DEFAULT_SIZE, CodeSpace, CodeSpaceFull
-from jit_proc.machine_view import MachineView, Unreadable
-from jit_proc.pool import Pool, Result
+from jit_proc.code_space import CodeSpaceFull
+from jit_proc.machine_view import Unreadable
+from jit_proc.outcomes import (
+    U32,
+    Build,
+    Running,
+    check,
+    current_engine_key,
+    describe,
+    keep_engine,
+    placed,
+    rates,
+)
+from jit_proc.pool import Result
+from jit_proc.served import Served, segment
+from jit_proc.service_options import Options, make_pool
 from jit_proc.store import EngineStore
-from jit_proc.worker import DEFAULT_ENGINE, DEFAULT_NICE
-from protocol.codec import CodecError, encode
-from protocol.engine_image import EngineImageError, engine_key
-from protocol.generations import identity_of
+from protocol.codec import CodecError
+from protocol.engine_image import EngineImageError
 from protocol.layout import LAYOUT_HASH
 from protocol.logs import get_logger
 from protocol.messages import (
     Attach,
     Bye,
-    Entry,
     Message,
     Rejected,
-    Segment,
-    Span,
-    Timings,
     Translate,
 )
 from protocol.riscv.identity import isa_hash
@@ -77,94 +80,16 @@ from protocol.session import (
     SetTimer,
     TranslatorAction,
 )
-from protocol.session_book import answer
-from protocol.session_translator import Region, TranslatorSessions
 from protocol.session_translator import Service as Description
-from protocol.transport import MAX_WAIT, Server, Timers, default_endpoint
+from protocol.session_translator import TranslatorSessions
+from protocol.transport import MAX_WAIT, Server, Timers
 
 HOSTS = ("x86_64",)  # what `link.py` knows
 DRAIN_LIMIT = 2.0  # seconds that jobs under way are given when the service is told to end
 ENGINE_ATTEMPTS = 2
 LOOKUPS = 8  # in the content store, before messages are looked at again
 
-_U32 = 2**32 - 1
-
 log = get_logger("translator")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a translator is run. `code_space` in bytes, a segment for each machine and epoch; `store`
-    and `store_size` (bytes on disk): where translations are kept; `cache`: the folder for that.
-    """
-
-    endpoint: str = field(default_factory=default_endpoint)
-    workers: int = 1
-    code_space: int = DEFAULT_SIZE
-    nice: int = DEFAULT_NICE
-    lifter: str = DEFAULT_LIFTER
-    engine: str = DEFAULT_ENGINE
-    cache: Path | None = None
-    store: content_store.Mode = "disk"
-    store_size: int = content_store.DEFAULT_DISK
-
-
-def make_pool(options: Options) -> Pool:
-    """The workers these options ask for, not started yet."""
-    return Pool(options.workers, lifter=options.lifter, engine=options.engine, nice=options.nice)
-
-
-def current_engine_key() -> str:
-    """The key of the engine that this installation builds on this host."""
-    return engine_key(isa_hash(), LAYOUT_HASH)
-
-
-@dataclass
-class _Machine:
-    """What is held for one session. `arrived`: when each request came, by id (monotonic)."""
-
-    peer: bytes
-    view: MachineView
-    code: CodeSpace
-    process: int  # a pidfd: readable when the machine has ended
-    arrived: dict[int, float] = field(default_factory=dict)
-
-    def close(self) -> None:
-        self.view.close()
-        self.code.close()
-        os.close(self.process)
-
-
-@dataclass
-class _Running:
-    """A job with a worker, and the bytes that its answer will name."""
-
-    job: Job
-    content: bytes
-    queue_us: int
-
-    @property
-    def pure(self) -> work.Job:
-        """What translating depends on, and nothing else."""
-        asked = self.job.request
-        return work.Job(
-            asked.page,
-            self.content,
-            asked.entries,
-            asked.state_word,
-            self.job.backend,
-            asked.level,
-            asked.known,
-            asked.seen,
-        )
-
-
-@dataclass
-class _Build:
-    """An engine being built."""
-
-    key: str
-    attempts: int = 1
 
 
 class Broker:
@@ -191,13 +116,11 @@ class Broker:
         self._fresh: deque[tuple[int, int]] = deque()  # session, id: not looked for in it yet
         self.pool = make_pool(options)
         self._timers = Timers()
-        self._machines: dict[int, _Machine] = {}
+        self._machines = Served(options.code_space)
         self._peers: dict[int, bytes] = {}  # of sessions that are being attached
-        self._running: dict[int, _Running | _Build] = {}
+        self._running: dict[int, Running | Build] = {}
         self._tickets = count(1)
         self._watched: set[int] = set()
-        self._spare: CodeSpace | None = None
-        self._put_away: list[CodeSpace] = []
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = ""
         self._stop_at = 0.0
@@ -226,7 +149,7 @@ class Broker:
                     self._hear(peer, message)
             for name in self._timers.due():
                 self._act(self.sessions.timer(name))
-            for number, machine in list(self._machines.items()):
+            for number, machine in self._machines:
                 if machine.process in ready.fds:
                     bye = Bye(number, "the machine's process ended")
                     self._act(self.sessions.receive(machine.peer, bye))
@@ -236,7 +159,7 @@ class Broker:
                 self._serve_kept()
                 self._feed()
             self._count()
-            self._tidy()
+            self._machines.tidy()
 
     def close(self) -> None:
         """Say goodbye to all machines, end the workers, give everything back."""
@@ -245,30 +168,12 @@ class Broker:
         counts = {name: value for name, value in self.sessions.counters() if value}
         log.info("work_summed", **counts, **rates(counts))
         self.pool.close()
-        self._tidy()
-        if self._spare is not None:
-            self._spare.close()
+        self._machines.close()
         self.server.close()
         self.store.close()
         if self.kept is not None:
             self.kept.close()
         os.close(self._wake)
-
-    # --- segments ------------------------------------------------------------------------------
-
-    def _new_space(self) -> CodeSpace:
-        """An empty code segment. Raises OSError."""
-        space, self._spare = self._spare, None
-        return space if space is not None else CodeSpace(self.options.code_space)
-
-    def _tidy(self) -> None:
-        """While nobody waits: close what was put away, have a segment ready for a retirement."""
-        for space in self._put_away:
-            space.close()
-        self._put_away.clear()
-        if self._machines and self._spare is None:
-            with contextlib.suppress(OSError):  # who needs one will be told
-                self._spare = CodeSpace(self.options.code_space)
 
     # --- the loop's parts ----------------------------------------------------------------------
 
@@ -293,7 +198,7 @@ class Broker:
     def _watch(self) -> None:
         """Have the poll look at the workers and machines that there are now."""
         wanted = set(self.pool.filenos())
-        wanted.update(machine.process for machine in self._machines.values())
+        wanted.update(machine.process for _, machine in self._machines)
         for fd in self._watched - wanted:
             self.server.unwatch(fd)
         for fd in wanted - self._watched:
@@ -325,7 +230,7 @@ class Broker:
             except Unreadable as error:
                 self._act(self.sessions.rejected(job, error.reason, error.text))
                 continue
-            running = _Running(job, content, min(_U32, int(waited * 1e6)))
+            running = Running(job, content, min(U32, int(waited * 1e6)))
             # Meanwhile it may have been made for another machine.
             kept = self.kept.find(running.pure, disk=False) if self.kept is not None else None
             if kept is not None:
@@ -349,7 +254,7 @@ class Broker:
             except Unreadable:
                 continue  # refused when its turn comes
             waited = time.monotonic() - machine.arrived.get(id, 0.0)
-            running = _Running(job, content, min(_U32, int(waited * 1e6)))
+            running = Running(job, content, min(U32, int(waited * 1e6)))
             kept = self.kept.find(running.pure)
             if kept is None:
                 continue
@@ -369,13 +274,13 @@ class Broker:
 
     def _finished(self, result: Result) -> None:
         running = self._running.pop(result.ticket, None)
-        if isinstance(running, _Build):
+        if isinstance(running, Build):
             self._engine_built(running, result.outcome)
         elif running is not None:
             self._act(self._answer(running, result.outcome))
 
     def _answer(
-        self, running: _Running, outcome: work.Outcome, *, fresh: bool = True
+        self, running: Running, outcome: work.Outcome, *, fresh: bool = True
     ) -> list[TranslatorAction]:
         """What the sessions say to a job's outcome; code is placed here, and only here.
 
@@ -395,10 +300,10 @@ class Broker:
             self.kept.keep(running.pure, outcome)
         try:
             stamp = machine.view.confirm(asked.stamp)
-            region = _describe(running, outcome, machine.code.used)
-            _check(asked, region)
+            region = describe(running, outcome, machine.code.used)
+            check(asked, region)
             offset = machine.code.publish(outcome.code, stamp.page, stamp.page_generation)
-            region = _placed(region, offset, (time.perf_counter_ns() - began) // 1000)
+            region = placed(region, offset, (time.perf_counter_ns() - began) // 1000)
         except Unreadable as error:
             return sessions.rejected(job, error.reason, error.text)
         except CodeSpaceFull as error:
@@ -419,9 +324,9 @@ class Broker:
         )
         return sessions.translated(job, region, stamp)
 
-    def _engine_built(self, build: _Build, outcome: work.Outcome) -> None:
+    def _engine_built(self, build: Build, outcome: work.Outcome) -> None:
         if isinstance(outcome, work.Crash) and build.attempts < ENGINE_ATTEMPTS:
-            self._build(_Build(build.key, build.attempts + 1))
+            self._build(Build(build.key, build.attempts + 1))
             return
         try:
             path = keep_engine(self.store, build.key, outcome)
@@ -431,7 +336,7 @@ class Broker:
             return
         self._act(self.sessions.engine_ready(build.key, path))
 
-    def _build(self, build: _Build) -> None:
+    def _build(self, build: Build) -> None:
         ticket = next(self._tickets)
         self._running[ticket] = build
         self.pool.start()
@@ -478,60 +383,45 @@ class Broker:
         session, attach = action.session, action.attach
         peer = self._peers.pop(session)
         try:
-            process = os.pidfd_open(attach.pid)
-            try:
-                view = MachineView(attach)
-                try:
-                    code = CodeSpace(self.options.code_space)
-                except BaseException:
-                    view.close()
-                    raise
-            except BaseException:
-                os.close(process)
-                raise
+            machine = self._machines.attach(session, peer, attach)
         except (OSError, ValueError) as error:
             log.warning("attach_failed", session=session, reason=str(error))
             self._act(self.sessions.attach_failed(session, str(error)[:1000]))
             return
-        self._machines[session] = _Machine(peer, view, code, process)
-        log.info("machine_attached", session=session, pid=attach.pid, pages=view.page_count)
-        self._act(self.sessions.attached(session, attach.epoch, _segment(code)))
+        pages = machine.view.page_count
+        log.info("machine_attached", session=session, pid=attach.pid, pages=pages)
+        self._act(self.sessions.attached(session, attach.epoch, segment(machine.code)))
 
     def _forget_older(self, session: int, epoch: int) -> None:
-        machine = self._machines[session]
-        old = machine.code
         try:
-            machine.code = self._new_space()
+            images, used = self._machines.renew(session)
         except OSError as error:
             self._act(self.sessions.retire_failed(session, str(error)))
             return
-        images, used = old.images, old.used
-        self._put_away.append(old)
-        machine.arrived.clear()
         alive = sum(
-            isinstance(one, _Running)
+            isinstance(one, Running)
             and one.job.session == session
             and one.job.request.epoch != epoch
             for one in self._running.values()
         )
         log.info("epoch_retired", session=session, epoch=epoch, modules=images, bytes=used)
-        segment = _segment(machine.code)
-        self._act(self.sessions.retired(session, epoch, images, used, alive, segment))
+        code = segment(self._machines[session].code)
+        self._act(self.sessions.retired(session, epoch, images, used, alive, code))
 
     def _abandon(self, job: Job) -> None:
         for ticket, running in list(self._running.items()):
-            if isinstance(running, _Running) and running.job is job:
+            if isinstance(running, Running) and running.job is job:
                 del self._running[ticket]
                 self.pool.abandon(ticket)
 
     def _forget_session(self, session: int, reason: str) -> None:
         self._peers.pop(session, None)
-        machine = self._machines.pop(session, None)
+        machine = self._machines.get(session)
         if machine is None:
             return
         self.server.unwatch(machine.process)
         self._watched.discard(machine.process)
-        machine.close()
+        self._machines.forget(session)
         log.info("session_ended", session=session, reason=reason)
 
     def _find_engine(self, key: str) -> None:
@@ -547,68 +437,4 @@ class Broker:
         if image is not None:
             self._act(self.sessions.engine_ready(key, image.path))
         else:
-            self._build(_Build(key))
-
-
-def keep_engine(
-    store: EngineStore, key: str, outcome: work.Outcome, *, lasting: bool = False
-) -> str:
-    """Store what a worker built; its path. Raises EngineImageError if it built nothing."""
-    if not isinstance(outcome, work.EngineBuilt):
-        text = outcome.text if isinstance(outcome, work.Refusal | work.Crash) else "no engine"
-        raise EngineImageError(f"the engine cannot be built: {text}")
-    image = store.keep(key, outcome.code, outcome.symbols, lasting=lasting)
-    log.info("engine_built", key=key, path=image.path, bytes=image.code_size)
-    return image.path
-
-
-def rates(counts: Mapping[str, int]) -> dict[str, float]:
-    """What a service's counts say of its speed: regions a second of a worker's time, and
-    microseconds of it, and of its processor's, that one guest instruction took.
-    """
-    instructions = counts.get("instructions", 0) - counts.get("store_instructions", 0)
-    translated = counts.get("translated", 0) - counts.get("store_hits", 0)
-    worked = sum(counts.get(f"{phase}_us", 0) for phase in work.Times._fields if phase != "cpu")
-    if instructions <= 0 or not worked:
-        return {}
-    return {
-        "regions_a_second": round(translated / worked * 1e6, 1),
-        "us_an_instruction": round(worked / instructions, 1),
-        "cpu_us_an_instruction": round(counts.get("cpu_us", 0) / instructions, 1),
-    }
-
-
-def _segment(code: CodeSpace) -> Segment:
-    return Segment(code.path, code.size)
-
-
-def _describe(running: _Running, outcome: work.Region, offset: int) -> Region:
-    """The region as TRANSLATED tells of it, its code standing at `offset` of the segment."""
-    spans = tuple(Span(*span) for span in outcome.spans)
-    *phases, cpu = (min(_U32, microseconds) for microseconds in outcome.times)
-    return Region(
-        identity=identity_of(running.content, spans),
-        code_offset=offset,
-        code_size=len(outcome.code),
-        entries=tuple(Entry(slot, offset + place) for slot, place in outcome.entries),
-        lines=outcome.lines,
-        spans=spans,
-        instructions=outcome.instructions,
-        timings=Timings._make((running.queue_us, *phases, 0, cpu)),
-    )
-
-
-def _placed(region: Region, offset: int, publish_us: int) -> Region:
-    """The same with its code at `offset`, which took so long."""
-    moved = offset - region.code_offset
-    return replace(
-        region,
-        code_offset=offset,
-        entries=tuple(Entry(slot, place + moved) for slot, place in region.entries),
-        timings=region.timings._replace(publish=min(_U32, publish_us)),
-    )
-
-
-def _check(asked: Translate, region: Region) -> None:
-    """Raise CodecError if the answer would break the protocol: before its code is placed."""
-    encode(answer(asked, region, asked.stamp))
+            self._build(Build(key))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from jit_proc.outcomes import current_engine_key
 from jit_proc.process import child_environment
-from jit_proc.service import current_engine_key
 from protocol import engine_image
 from protocol.generations import identity_of
 from protocol.messages import Stats

@@ -16,6 +16,7 @@ Invariants:
   gone, the file stays sound).
 - A file that SQLite calls corrupt, or that has another schema, is removed and begun anew, by one
   process at a time, and only if it still is the file that was found bad (`_discard`).
+- The file is opened by SQLite alone, but when it is made: see `_connect`.
 - Whatever goes wrong otherwise - no folder, no right, no space - is DiskError, once: who uses this
   goes on without.
 - No more than `limit` bytes are used: beyond it those go first that were not used for longest.
@@ -110,7 +111,12 @@ class Disk:
                 self._base = self._connect(patience)
 
     def _connect(self, patience: float) -> sqlite3.Connection:
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # Only a file that is not there yet: closing a descriptor of one that SQLite has open in this
+        # process would drop SQLite's locks (fcntl(2), "Advisory record locking"), and another
+        # process that closes would take itself for the last, and remove the log under us.
+        with contextlib.suppress(FileExistsError):
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(self.path, flags, 0o600))
         status = self.path.stat()
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise DiskError(f"{self.path} is, or can be written by, somebody else's")

@@ -213,6 +213,33 @@ def test_two_processes_may_write_at_once(tmp_path):
     assert (90, 0) == disk.verify()
 
 
+def test_others_that_come_and_go_take_nothing_from_those_who_stay(tmp_path, capfd):
+    # A reader and a writer in this process; what another one finds last must not be thrown away.
+    others = f"""
+from pathlib import Path
+from jit_proc.store_disk import Disk
+disk = Disk(Path({str(tmp_path)!r}))
+print(disk.count())
+disk.close()
+"""
+
+    def counted_elsewhere() -> int:
+        command = [sys.executable, "-c", others]
+        return int(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+
+    reader, writer = Disk(tmp_path), Disk(tmp_path)
+    for number in range(3):
+        job = numbered(number)
+        entry = store_entry.make(store_entry.context_of(b"tools", job), job, REGION)
+        writer.write([(store_entry.context_of(b"tools", job), "{}", entry)])
+        assert number + 1 == counted_elsewhere() == reader.count()
+    writer.close()
+    assert 3 == reader.count()
+    reader.close()
+    assert (3, 0) == Disk(tmp_path).verify()
+    assert "store_discarded" not in capfd.readouterr().err
+
+
 def test_a_writer_that_is_killed_leaves_whole_entries(tmp_path):
     one = writer(tmp_path, 0, 5000)
     assert one.stdout is not None

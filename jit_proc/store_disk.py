@@ -111,8 +111,8 @@ class Disk:
                 self._base = self._connect(patience)
 
     def _connect(self, patience: float) -> sqlite3.Connection:
-        # Only a file that is not there yet: closing a descriptor of one that SQLite has open in this
-        # process would drop SQLite's locks (fcntl(2), "Advisory record locking"), and another
+        # Only a file that is not there yet: closing a descriptor of one that SQLite has open in
+        # this process would drop SQLite's locks (fcntl(2), "Advisory record locking"), and another
         # process that closes would take itself for the last, and remove the log under us.
         with contextlib.suppress(FileExistsError):
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

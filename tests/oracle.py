@@ -47,6 +47,7 @@ PACKAGES = {
     "cpio": "cpio",
     "spin": "spin",
     "gcc": "gcc",
+    "systemd-analyze": "systemd",
     "/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin": "opensbi",
     "/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_jump.bin": "opensbi",
     "/usr/lib/u-boot/qemu-riscv64/u-boot.bin": "u-boot-qemu",

@@ -21,7 +21,8 @@ Invariants:
 Keys, as QEMU's with `-serial mon:stdio`: Ctrl-A x leaves, Ctrl-A c switches between guest and
 monitor, Ctrl-A h tells the keys, Ctrl-A a (or Ctrl-A twice) sends Ctrl-A.
 
-Read next: `options.Serial` (the choices), `machine` (the other side of `Host`).
+Read next: `options.Serial` (the choices), `machine` (the other side of `Host`),
+`monitor` (the commands).
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ import signal
 import termios
 import threading
 import time
-from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
@@ -71,26 +71,11 @@ class Host(Protocol):
     def waiting(self) -> int:
         """Bytes of input that the guest has not read yet."""
 
-    def request_reset(self) -> None:
-        """Ask for a system reset."""
-
     def request_quit(self) -> None:
         """Ask for the end of the run."""
 
-    def swap(self, backend: str) -> str:
-        """Have another backend translate; what to tell the user, if anything."""
-
-    def snapshot(self, command: str) -> str:
-        """`save FILE` or `restore FILE`; what to tell the user."""
-
-    def explain_events(self, argument: str) -> str:
-        """What was retired last, a line each; `argument`: how many, empty for some."""
-
-    def explain_totals(self) -> str:
-        """What was retired in all."""
-
-    def status(self) -> str:
-        """One line on what the machine is doing."""
+    def command(self, line: str) -> str:
+        """A line typed at the monitor's prompt; what to tell the user, with line ends."""
 
 
 # --- keys and monitor: no I/O ------------------------------------------------------------------
@@ -133,27 +118,6 @@ class Monitor:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._line = ""
-        self._commands: dict[str, tuple[str, Callable[[], str]]] = {
-            "help": ("this list", self._help),
-            "info status": ("what the machine is doing", host.status),
-            "info retirement": ("what was retired, in all", host.explain_totals),
-            "system_reset": ("reset the machine", self._reset),
-            "quit": ("leave the emulator", self._quit),
-        }
-        self._with_argument: dict[str, tuple[str, str, Callable[[str], str]]] = {
-            "swap": ("NAME[,OPTION=VALUE]", "translate with another backend", host.swap),
-            "snapshot": (
-                "save|restore FILE",
-                "the machine to a file, or from one",
-                host.snapshot,
-            ),
-        }
-        self._with_argument["explain"] = (
-            "[N]",
-            "the last N retirements: who, where, what",
-            host.explain_events,
-        )
-        self._aliases = {"?": "help", "q": "quit", "info": "info status", "exit": "quit"}
 
     def open(self) -> str:
         """What to show when the user comes in."""
@@ -165,7 +129,7 @@ class Monitor:
         shown = []
         for char in data.decode("ascii", "ignore"):
             if char in "\r\n":
-                shown.append("\n" + self._execute(self._line) + self.PROMPT)
+                shown.append("\n" + self._host.command(self._line) + self.PROMPT)
                 self._line = ""
             elif char in "\b\x7f":
                 if self._line:
@@ -178,36 +142,6 @@ class Monitor:
                 self._line += char
                 shown.append(char)
         return "".join(shown)
-
-    def _execute(self, line: str) -> str:
-        name = " ".join(line.split())
-        if not name:
-            return ""
-        name = self._aliases.get(name, name)
-        word, _, argument = name.partition(" ")
-        if word in self._with_argument:
-            notation, _, function = self._with_argument[word]
-            if not argument and not notation.startswith("["):
-                return f"{word}: {notation} is expected\n"
-            answer = function(argument)
-        elif name in self._commands:
-            answer = self._commands[name][1]()
-        else:
-            return f"unknown command {name!r}: help lists them\n"
-        return answer + "\n" if answer and not answer.endswith("\n") else answer
-
-    def _reset(self) -> str:
-        self._host.request_reset()
-        return ""
-
-    def _quit(self) -> str:
-        self._host.request_quit()
-        return ""
-
-    def _help(self) -> str:
-        rows = [(name, text) for name, (text, _) in self._commands.items()]
-        rows += [(f"{name} {what}", text) for name, (what, text, _) in self._with_argument.items()]
-        return "".join(f"{name:<26}{text}\n" for name, text in rows)
 
 
 # --- the terminal ------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def where(
     if before is None:
         before = min((region.generation for region in gone), default=None)
     return {
-        "memory": _memory(machine, page),
+        "memory": memory_of(machine, page),
         "lines": lines,
         "physical": physical_pages(machine.memory.slots, page),
         "virtual": virtual or [],
@@ -66,7 +66,7 @@ def where(
     }
 
 
-def _memory(machine: Machine, page: int) -> tuple[str, int]:
+def memory_of(machine: Machine, page: int) -> tuple[str, int]:
     """Which memory object a page is of, and its offset there."""
     for name, backing in machine.guest.backings.items():
         offset = (page - backing.first_page) * PAGE_SIZE

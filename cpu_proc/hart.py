@@ -320,6 +320,14 @@ class Hart:
             self._polled = int(state.polled)
             state.poll = POLL_NS
 
+    def let_pass(self, nanoseconds: int) -> None:
+        """Time for which the machine stood; its host clock's guest shall not see it."""
+        state = self.state
+        if not state.icount:
+            state.time_offset = state.time_offset - nanoseconds // TICK_NS & NEVER
+            state.quiet_until = 0
+        self.wake.set()
+
     # --- callbacks from native code --------------------------------------------------------------
 
     def _host_read(self, address: int, size: int, *_: int) -> int:

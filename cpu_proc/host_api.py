@@ -23,6 +23,8 @@ Read next: `safe_point.py`, `retirement.py`, `snapshot.py`.
 from __future__ import annotations
 
 import re
+import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, get_args
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ABI = [
+ABI = [
     *("zero", "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1"),
     *(f"a{i}" for i in range(8)),
     *(f"s{i}" for i in range(2, 12)),
@@ -53,6 +55,9 @@ class HostApi:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._stopping = threading.Lock()
+        self._stopped_at = 0
+        self.stopped = False  # by `stop`
 
     # --- harts -----------------------------------------------------------------------------------
 
@@ -63,6 +68,28 @@ class HostApi:
     def resume(self) -> None:
         """Undo one `pause`. RuntimeError if the machine is not paused."""
         self._machine.safe_point.release()
+
+    def stop(self, seconds: float = PATIENCE) -> None:
+        """Stop the machine for its user; harmless when it is stopped. Guest time stands still."""
+        with self._stopping:
+            if self.stopped:
+                return
+            self.pause(seconds)
+            self._stopped_at = time.monotonic_ns()
+            self.stopped = True
+        self._machine.tell("STOP")
+
+    def cont(self) -> None:
+        """Undo `stop`; harmless when the machine runs."""
+        with self._stopping:
+            if not self.stopped:
+                return
+            passed = time.monotonic_ns() - self._stopped_at
+            for hart in self._machine.harts:
+                hart.let_pass(passed)
+            self.stopped = False
+            self.resume()
+        self._machine.tell("RESUME")
 
     @property
     def paused(self) -> bool:
@@ -85,7 +112,7 @@ class HostApi:
             reason = hart.step()
             # Its store may have hit code, whatever else made it leave: that comes first.
             retire = layout.EXIT_RETIRE if hart.state.exit_lines else reason
-            self._machine.serve(hart, retire)
+            self._machine.exits.serve(hart, retire)
             return reason
 
         return self.at_safe_point(step, seconds)
@@ -157,7 +184,7 @@ class HostApi:
 
     def request_reset(self) -> None:
         """Reset the system at the next safe point; does not wait."""
-        self._machine.request_reset()
+        self._machine.request_reset(guest=False)
 
     def retire(self, cause: RetireCause = "request", seconds: float = PATIENCE) -> None:
         """Retire every translation, under a new epoch. ValueError for a `cause` that RETIRE does
@@ -204,8 +231,8 @@ class HostApi:
 
 def _register(name: str) -> tuple[str, int]:
     """Field of the hart's structure, and index in it, of a register's name."""
-    if name in _ABI:
-        return "x", _ABI.index(name)
+    if name in ABI:
+        return "x", ABI.index(name)
     if name == "fp":
         return "x", 8
     found = re.fullmatch(r"([xf])(\d+)", name)

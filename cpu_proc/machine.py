@@ -23,15 +23,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cpu_proc import culprit, explain, loader, mistakes, profile
 from cpu_proc import engine as engines
+from cpu_proc import loader, mistakes, profile
 from cpu_proc.board import RAM_BASE, RESET_VECTOR, ROM_BASE, ROM_SIZE, Board
 from cpu_proc.console import Console
-from cpu_proc.culprit import Culprits, Who
+from cpu_proc.culprit import Culprits
+from cpu_proc.exits import Exits
 from cpu_proc.hart import NEVER, QUIET, TICK_NS, Hart
 from cpu_proc.host_api import HostApi
-from cpu_proc.memory_map import Backing, MemoryMap
-from cpu_proc.records import Records, lines_of
+from cpu_proc.memory_hooks import MemoryHooks
+from cpu_proc.memory_map import MemoryMap
+from cpu_proc.records import Records
 from cpu_proc.retirement import Retirement
 from cpu_proc.safe_point import SafePoint
 from cpu_proc.segments import ControlSegment, GuestMemory
@@ -40,7 +42,7 @@ from devices.device import Fail, PowerOff, Request, Reset
 from protocol import layout, mutants
 from protocol.errors import UserError
 from protocol.faults import AccessFault
-from protocol.generations import FirstGenerations, burst
+from protocol.generations import FirstGenerations
 from protocol.layout import HART, PAGE_SIZE, RECORD_ARRAY_STRIDE
 from protocol.logs import get_logger
 
@@ -57,7 +59,6 @@ log = get_logger("machine")
 
 RECORD_ARRAYS = 8192  # pages with records at once: 288 MiB when all are used
 SWITCH_INTERVAL = 0.0005  # seconds a device access may wait for another thread of this process
-SWAP_PATIENCE = 3.0  # seconds the monitor waits for a swap
 IDLE_WAIT = 3600.0  # seconds; a sleeping hart is woken by what it waits for, not by this
 
 
@@ -70,7 +71,9 @@ class Machine:
         """`first_generations`: for tests, where the counters begin. Raises UserError."""
         self.options = options
         self.lock = threading.RLock()
-        self._made = False
+        self.made = False  # whether all parts are there
+        self.hooks = MemoryHooks(self)
+        self.exits = Exits(self)
         self.plan = loader.plan(options)
         self.engine = engines.load()
         sizes = {"ram": options.ram_size, "rom": ROM_SIZE, "flash0": BANK_SIZE, "flash1": BANK_SIZE}
@@ -80,9 +83,9 @@ class Machine:
         self.records.decode = self.engine.address("h_decode")
         self.memory = MemoryMap(
             self.lock,
-            on_write=self._written,
-            on_commit=self._committed,
-            on_storing=self._storing,
+            on_write=self.hooks.written,
+            on_commit=self.hooks.committed,
+            on_storing=self.hooks.storing,
         )
         self.safe_point = SafePoint()
         self.culprits = Culprits(self.memory, self.safe_point)
@@ -108,6 +111,7 @@ class Machine:
         self.exit_code: int | None = None
         self.failure: BaseException | None = None
         self.resets = 0
+        self.listeners: list[Callable[[str, dict[str, object]], None]] = []
         self.started = 0.0  # the host's monotonic clock at power-on
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -127,7 +131,7 @@ class Machine:
 
             self.explain = ExplainFile(self, options.explain)
         self.profiler, self.jitdump = profile.make(self)
-        self._made = True
+        self.made = True
 
     def _share_records(self) -> None:
         """Give each hart its scratch array and its part of the arrays' memory."""
@@ -246,10 +250,11 @@ class Machine:
         finally:
             self.console.close()
 
-    def end(self, code: int) -> None:
-        """Stop for good; the first one to say so decides the exit code."""
+    def end(self, code: int, *, guest: bool = False, reason: str = "host-signal") -> None:
+        """Stop for good; the first one to say so decides the exit code. `reason`: as QEMU's."""
         if self.exit_code is None:
             self.exit_code = code
+            self.tell("SHUTDOWN", guest=guest, reason=reason)
         self._ended.set()
         self.safe_point.end()
 
@@ -261,12 +266,23 @@ class Machine:
         """A bug in a callback: stop, and let `wait` raise it."""
         if self.failure is None:
             self.failure = error
-        self.end(1)
+        self.end(1, reason="host-error")
 
     def guest_error(self, hart: Hart, address: int, fault: AccessFault) -> None:
         """The guest touched what nothing answers for."""
         if "guest_errors" in self.options.log_items:
             log.info("access_refused", hart=hart.index, address=address, what=str(fault))
+
+    def tell(self, event: str, **data: object) -> None:
+        """Something happened that who looks on from outside may want to know (QMP's events)."""
+        for listener in self.listeners:
+            listener(event, data)
+
+    def command(self, line: str) -> str:
+        """A line for the monitor; its answer."""
+        from cpu_proc.monitor import Commands
+
+        return Commands(self).execute(line)
 
     # --- requests: devices, the console, the user -----------------------------------------------
 
@@ -274,19 +290,20 @@ class Machine:
         """What a device asks for. Done at the next safe point."""
         match wish:
             case PowerOff(code):
-                self.end(code)
+                self.end(code, guest=True, reason="guest-shutdown")
             case Fail(code):
                 log.info("guest_failed", code=code)
-                self.end(code & 0xFF or 1)
+                self.end(code & 0xFF or 1, guest=True, reason="guest-panic")
             case Reset():
                 self.request_reset()
 
-    def request_reset(self) -> None:
-        """Reset the system at the next safe point; with -no-reboot, end."""
+    def request_reset(self, *, guest: bool = True) -> None:
+        """Reset the system at the next safe point; with -no-reboot, end. `guest`: it asked."""
+        reason = "guest-reset" if guest else "host-qmp-system-reset"
         if not self.options.reboot:
-            self.end(0)
+            self.end(0, guest=guest, reason=reason)
             return
-        self.safe_point.post(self._reset)
+        self.safe_point.post(functools.partial(self._reset, guest, reason))
 
     def request_swap(self, backend: str) -> Swap:
         """Have another backend (`NAME` or `NAME,OPTION=VALUE,...`) translate from now on.
@@ -304,44 +321,13 @@ class Machine:
             raise UserError(f"swap: {error}") from error
         return self.translator.swap(backend)
 
-    def swap(self, backend: str) -> str:
-        """The same for the monitor: a line for its user, after a moment's patience."""
-        try:
-            swap = self.request_swap(backend)
-        except UserError as error:
-            return error.text
-        if not swap.done.wait(SWAP_PATIENCE):
-            return f"swap {backend}: still under way; info status tells the backend in force"
-        return swap.problem and f"swap {backend}: {swap.problem}"
-
-    def snapshot(self, command: str) -> str:
-        """`save FILE` or `restore FILE` for the monitor: a line for its user."""
-        verb, _, path = command.partition(" ")
-        try:
-            if verb == "save" and path:
-                size = self.host.save(path)
-                return f"saved to {path}, {size / 1e6:.1f} MB"
-            if verb == "restore" and path:
-                self.host.restore(path)
-                return f"restored from {path}"
-        except (UserError, TimeoutError) as error:
-            return str(error)
-        return "snapshot: save FILE or restore FILE is expected"
-
-    def explain_events(self, argument: str) -> str:
-        """The monitor's `explain [N]`."""
-        return explain.events(self, argument)
-
-    def explain_totals(self) -> str:
-        """The monitor's `info retirement`."""
-        return explain.totals(self)
-
     def request_quit(self) -> None:
         """The user wants out."""
-        self.end(0)
+        self.end(0, reason="host-ui")
 
-    def _reset(self) -> None:
+    def _reset(self, guest: bool, reason: str) -> None:
         self.resets += 1
+        self.tell("RESET", guest=guest, reason=reason)
         if mutants.armed("M2"):
             # M2: a reset only puts back what stood there: its copies are no writes.
             told, self.memory.on_write = self.memory.on_write, lambda *_: None
@@ -357,7 +343,7 @@ class Machine:
         with self.lock:
             if self.htif is not None:
                 self.htif.receive(data)
-                self._serve_htif()
+                self.exits.htif()
             self.board.uart.receive(data)
 
     def waiting(self) -> int:
@@ -368,15 +354,6 @@ class Machine:
     def backend(self) -> str:
         """The backend in force, with its options; "none" without a translator."""
         return (self.translator.backend if self.translator is not None else "") or "none"
-
-    def status(self) -> str:
-        """One line for the monitor."""
-        count = sum(int(h.state.count) for h in self.harts)
-        return (
-            f"running, {len(self.harts)} hart(s), {count} instructions, "
-            f"epoch {self.retirement.epoch}, {self.records.region_count} regions, "
-            f"{self.resets} reset(s), backend {self.backend}"
-        )
 
     # --- a hart's thread --------------------------------------------------------------------
 
@@ -401,29 +378,11 @@ class Machine:
                     if hart.alarm != NEVER:
                         self.board.clock_moved()
                 else:
-                    self.serve(hart, reason)
+                    self.exits.serve(hart, reason)
         except BaseException as error:
             self.fail(error)
         finally:
             self.safe_point.part()
-
-    def serve(self, hart: Hart, reason: int) -> None:
-        """Do what a hart left native code for."""
-        if reason == layout.EXIT_HOT:
-            self._serve_hot(hart)
-        elif reason == layout.EXIT_RETIRE:
-            self._serve_retirement(hart)
-        elif reason == layout.EXIT_POOL:
-            self.safe_point.post(lambda: self.retirement.everything("overflow"))
-        elif reason == layout.EXIT_TRAP:
-            self._log_trap(hart)
-        elif reason == layout.EXIT_STOP:
-            if hart.state.count >= (self.options.max_instructions or NEVER):
-                self.end(0)
-            else:
-                self.board.clock_moved()
-        elif reason == layout.EXIT_FATAL:
-            self._serve_fatal(hart)
 
     @property
     def running(self) -> bool:
@@ -438,7 +397,7 @@ class Machine:
         state = hart.state
         # It left for a retirement that it has not come to yet. (M37: which is forgotten.)
         if state.exit_lines and not mutants.armed("M37"):
-            self._serve_retirement(hart)
+            self.exits.retirement(hart)
         lines, timer = int(state.irq), int(state.mtimecmp)
         hart.reset(RESET_VECTOR if pc is None else pc)
         state.irq, state.mtimecmp = lines, timer
@@ -446,157 +405,6 @@ class Machine:
         hart.wake.set()
         self.retirement.note("hart_reset", hart=hart.index)
         log.info("hart_reset", hart=hart.index, pc=int(state.pc))
-
-    @staticmethod
-    def _log_trap(hart: Hart) -> None:
-        state = hart.state
-        log.info(
-            "trap_taken",
-            hart=hart.index,
-            cause=state.trap_cause,
-            pc=state.trap_pc,
-            value=state.trap_value,
-            priv=int(state.priv),
-            handler=int(state.pc),
-        )
-        state.trap_pc = NEVER
-
-    def _serve_fatal(self, hart: Hart) -> None:
-        """A trap of this hart cannot be taken: the handler's first instruction traps itself."""
-        state, action = hart.state, self.options.fatal
-        state.stuck = 0
-        log.warning(
-            "trap_not_taken",
-            hart=hart.index,
-            cause=int(state.mcause),
-            pc=int(state.pc),
-            value=int(state.mtval),
-            action=action,
-        )
-        if action == "halt":
-            self.end(1)
-        elif action == "reset":
-            self.request_reset()
-        state.fatal = 0  # once is enough, until the hart is reset
-
-    def _serve_hot(self, hart: Hart) -> None:
-        """Ask for regions at the records found hot."""
-        state = hart.state
-        wanted: dict[int, list[int]] = {}
-        for i in range(state.hot_count):
-            page = self.records.page_of(state.hot[2 * i + 1])
-            if page is not None:
-                wanted.setdefault(page, []).append(self.records.slot_of(state.hot[2 * i]))
-        state.hot_count = 0
-        if self.translator is not None:
-            self.translator.want(wanted)
-
-    def _serve_retirement(self, hart: Hart) -> None:
-        """A store of this hart hit lines that regions were made from, or that are watched."""
-        state = hart.state
-        if self.mistakes is not None and self.mistakes.serve(hart):
-            return
-        with self.lock:
-            page = self.records.page_of(state.exit_page)
-            if state.exit_page == 0:
-                self._serve_two_pages(hart)
-            elif page is not None:
-                more = explain.before_store(self, hart, page)
-                retired = self.records.retire_regions(page, state.exit_lines)
-                if retired:
-                    self.retirement.note(
-                        "guest_store",
-                        Who("hart", did="store", hart=hart.index, pc=more.pop("pc")),
-                        explain.where(self, page, **more),
-                        page=page,
-                        regions=retired,
-                        pc=int(state.pc),
-                    )
-            if page is not None and self.records.generation(page) == 0:
-                self._wrapped()
-            elif page is None and state.exit_lines == NEVER:
-                self._wrapped()  # of one page or another
-            state.exit_lines = 0
-            self._serve_htif()
-        if self.mistakes is not None:
-            self.mistakes.stored(hart)
-
-    def _serve_two_pages(self, hart: Hart) -> None:
-        """One instruction wrote to code in two pages, and the hart names neither."""
-        count = sum(self.records.retire_regions(page, NEVER) for page in list(self.records.regions))
-        pc = culprit.store_pc(hart.state)
-        who = Who("hart", did="store over a page's edge", hart=hart.index, pc=pc)
-        self.retirement.note("guest_store", who, regions=count, pc=int(hart.state.pc))
-
-    def _serve_htif(self) -> None:
-        if self.htif is None:
-            return
-        action = self.htif.check(
-            lambda address: int.from_bytes(self.memory.read(address, 8), "little"),
-            lambda address, value: self.memory.write(
-                address, value.to_bytes(8, "little"), "answer of HTIF"
-            ),
-            self.memory.read,
-        )
-        if action is not None:
-            self.end(action.code)
-
-    # --- hooks of the memory map --------------------------------------------------------------
-
-    def _storing(self, change: int) -> None:
-        """A write by DMA or the host begins (1) or ends (-1): a hart's fence.i waits for it."""
-        with self.lock:
-            self.control.words.storing += change
-
-    def _written(self, backing: Backing, offset: int, length: int) -> None:
-        """Bytes of a backing were written by DMA, the loader or the host: retire what they made."""
-        if not self.records_in_use and not self.records.watched:
-            return
-        end = offset + length
-        pages = burst(range(offset // PAGE_SIZE, -(-end // PAGE_SIZE)))
-        while offset < end:
-            part = min(end - offset, PAGE_SIZE - offset % PAGE_SIZE)
-            page = backing.page(offset)
-            known = offset // PAGE_SIZE in pages
-            before = self.records.generation(page)
-            if known and self.records.written(page, offset % PAGE_SIZE, part):
-                self.retirement.note(
-                    "memory_write",
-                    self.culprits.current(self.memory.doing),
-                    explain.where(self, page, before, lines=lines_of(offset % PAGE_SIZE, part)),
-                    page=page,
-                    regions=len(self.records.gone),
-                )
-                if self.records.generation(page) == 0:
-                    self._wrapped()
-            offset += part
-        if self.mistakes is not None:
-            self.mistakes.stored(None)
-
-    def _wrapped(self) -> None:
-        """A counter wrapped to 0: a new epoch, so that no value of it is met a second time."""
-        self.safe_point.post(lambda: self.retirement.everything("counter_wrap"))
-
-    @property
-    def records_in_use(self) -> bool:
-        """Whether any page has records."""
-        return any(
-            h.state.pool_next != start for h, (start, _) in zip(self.harts, self.pools, strict=True)
-        )
-
-    def _committed(self, generation: int) -> None:
-        self.control.words.map_generation = generation
-        log.info("map_committed", generation=generation)
-        if not hasattr(self, "harts"):
-            return
-        if generation == 0:
-            self._wrapped()
-        for hart in self.harts:
-            hart.load_map(self.control.pages_address, self.guest.segment.address)
-        if self._made:
-            self.retirement.note(
-                "remap", more=explain.map_change(self, generation), generation=generation
-            )
 
 
 def run(options: RunOptions) -> int:

@@ -17,32 +17,28 @@ Read next: `retirement.py`, `protocol/session_machine.py`.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import secrets
-import subprocess
-import sys
 import threading
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from cpu_proc import native
+from cpu_proc.publisher import CodeSegment, Publisher
+from cpu_proc.translator_child import TranslatorChild
 from protocol import mutants
 from protocol.backlog import Backlog as Backlog
 from protocol.errors import UserError
-from protocol.generations import Now, Stamp
+from protocol.generations import Stamp
 from protocol.layout import LAYOUT_HASH
 from protocol.logs import get_logger
-from protocol.publication import Shortcuts, why_late
 from protocol.riscv.identity import isa_hash
 
 if TYPE_CHECKING:
     from cpu_proc.culprit import Who
     from cpu_proc.machine import Machine
     from cpu_proc.run_options import RunOptions
-    from protocol.messages import Segment, Translated
+    from protocol.messages import Segment
     from protocol.session import MachineAction
     from protocol.session_machine import MachineSession
     from protocol.transport import Connection, Mailbox, Timers
@@ -59,7 +55,6 @@ WINDOW = (
 MOST_MERGES = 3  # of a page, in an epoch
 _ASK_AGAIN = frozenset(("not_attached", "window_full", "send_queue_full", "timed_out"))
 POLL_LIMIT = 5.0
-WORKED = ("select", "lift", "parse", "passes", "codegen", "link")  # a worker's phases
 
 
 class Swap:
@@ -83,7 +78,7 @@ class TranslatorLink:
         self._machine = machine
         self._options = options
         self._forced = options.threshold == 1
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child = TranslatorChild(options)
         self._endpoint = options.translator
         self._thread = threading.Thread(target=self._main, name="translator", daemon=True)
         self._mailbox: Mailbox[tuple[Any, ...]] | None = None
@@ -91,10 +86,10 @@ class TranslatorLink:
         self._gate = threading.Lock()
         # Not the one of when the session is made: a guest may have reset by then, and said so.
         self._first_epoch = machine.retirement.epoch
-        self._code: tuple[int, int, int] | None = None  # address, size, epoch
+        self._code = CodeSegment()
         self._backlog = Backlog()
         self._merges: Counter[int] = Counter()  # by page: how often its regions were to be one
-        self._shortcuts = Shortcuts.made()
+        self._publisher = Publisher(machine, self._code, self._backlog, self._put)
         self._quiet: list[threading.Event] = []  # wait for no request outstanding
         self._settling: list[threading.Event] = []  # wait for a retirement's end
         self._attached = threading.Event()
@@ -105,8 +100,7 @@ class TranslatorLink:
         self._closing = False
         self.incarnation = 0
         self.backend = ""  # in force
-        self.counts: Counter[str] = Counter()
-        self.times: Counter[str] = Counter()
+        self.counts = self._publisher.counts
 
     # --- from any thread -----------------------------------------------------------------------
 
@@ -153,7 +147,7 @@ class TranslatorLink:
         """
         if not self._thread.is_alive() or not settled.wait(RETIRE_PATIENCE):
             log.warning("retirement_unanswered", epoch=epoch)
-            self._drop_code()
+            self._code.drop()
         return self._retired
 
     def swap(self, backend: str) -> Swap:
@@ -170,49 +164,45 @@ class TranslatorLink:
         if self._thread.is_alive():
             self._put(("close",))
             self._thread.join(CLOSE_PATIENCE)
-        if self._child is not None:
-            self._end_child(CLOSE_PATIENCE)
+        if self._child.pid is not None:
+            self._child.end(CLOSE_PATIENCE)
             from protocol.transport import discard_endpoint
 
             discard_endpoint(self._endpoint)  # in case it was killed
 
-    def summary(self) -> list[str]:
-        """Lines for --stats."""
-        counts = ", ".join(f"{name} {count}" for name, count in sorted(self.counts.items()))
-        lines = [f"translator: {counts or 'nothing'}"]
-        done, instructions = self.counts["published"], self.counts["instructions"]
-        fresh = done - self.counts["from_store"]
-        if fresh and instructions:
-            times = ", ".join(f"{name} {us / done / 1e3:.2f}" for name, us in self.times.items())
-            lines.append(f"  mean milliseconds a region: {times}")
-            worked = max(1, sum(self.times[name] for name in WORKED))
-            lines.append(
-                f"  {fresh / worked * 1e6:.1f} regions a second of a worker's time, "
-                f"{worked / instructions:.0f} microseconds a guest instruction"
-                f" ({self.times['cpu'] / instructions:.0f} of its processor)"
-            )
-        return lines
-
     @property
     def child_pid(self) -> int | None:
         """The process id of the embedded translator, if there is one."""
-        return self._child.pid if self._child is not None else None
-
-    def holds(self, address: int) -> bool:
-        """Whether an address lies in the code segment."""
-        code = self._code
-        return code is not None and code[0] <= address < code[0] + code[1]
+        return self._child.pid
 
     @property
     def worker_pids(self) -> list[int]:
         """The process ids of the embedded translator's workers, those there are at the moment."""
-        pid, found = self.child_pid, []
-        if pid is not None:
-            with contextlib.suppress(OSError):
-                for task in os.listdir(f"/proc/{pid}/task"):
-                    with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
-                        found += [int(word) for word in file.read().split()]
-        return found
+        return self._child.worker_pids
+
+    def holds(self, address: int) -> bool:
+        """Whether an address lies in the code segment."""
+        return self._code.holds(address)
+
+    def facts(self) -> dict[str, Any]:
+        """What there is to tell of it, as plain data; counts are not of one moment."""
+        session = getattr(self, "_session", None)
+        return {
+            "endpoint": self._endpoint,
+            "pid": self.child_pid,
+            "incarnation": f"{self.incarnation:016x}",
+            "backend": self.backend,
+            "state": session.state if session is not None else "starting",
+            "outstanding": session.outstanding if session is not None else 0,
+            "backlog": len(self._backlog),
+            "swapping": self._swapping,
+            "counts": dict(self.counts),
+            "times-us": dict(self._publisher.times),
+        }
+
+    def summary(self) -> list[str]:
+        """Lines for --stats."""
+        return self._publisher.summary()
 
     def _put(self, wish: tuple[Any, ...]) -> None:
         with self._gate:
@@ -243,7 +233,7 @@ class TranslatorLink:
             from protocol.transport import private_endpoint
 
             self._endpoint = private_endpoint()
-            self._start_child()
+            self._child.start(self._endpoint)
         machine = self._machine
         ram, ctrl = machine.guest.segment, machine.control.segment
         from protocol.messages import Segment
@@ -316,7 +306,9 @@ class TranslatorLink:
                 self._backlog.clear()
                 self._merges.clear()
                 if cause == "backend_swap" and mutants.armed("M46"):
-                    self._code = None  # the mistake: it stays mapped, and records point to it
+                    self._code.mapped = (
+                        None  # the mistake: it stays mapped, and records point to it
+                    )
                 self._act(self._session.retire(epoch, cause))
             case ("swap", swap):
                 self._swaps.append(swap)
@@ -337,8 +329,8 @@ class TranslatorLink:
             page, slots, heat = self._backlog.take()
             covered = self._machine.records.entry_slots(page)
             wanted = [slot for slot in slots if slot not in covered]
-            if self._shortcuts is not None:
-                wanted = self._shorten(self._shortcuts, page, wanted)
+            if self._publisher.shortcuts is not None:
+                wanted = self._publisher.shorten(session.epoch, page, wanted)
             if wanted:
                 known = tuple(sorted(covered))
                 # M27 needs a region with lines that nobody executed: it gets no advice.
@@ -358,24 +350,6 @@ class TranslatorLink:
             return False
         self._merges[page] += 1
         return self._merges[page] <= MOST_MERGES
-
-    def _shorten(self, shortcuts: Shortcuts, page: int, wanted: list[int]) -> list[int]:
-        """Serve slots from what is remembered beyond its time; those that are left."""
-        content = self._machine.guest.page_bytes(page)
-        places = shortcuts.places(self._session.epoch, page, wanted, content)
-        refused = [slot for slot in wanted if shortcuts.is_refused(page, slot)]
-
-        def install() -> None:
-            illegal = self._machine.engine.address("h_illegal_2")
-            entries = [(slot, illegal) for slot in refused]
-            if self._code is not None:
-                entries += [(slot, self._code[0] + offset) for slot, offset in places]
-            with self._machine.lock:
-                self._machine.records.publish(page, 2**64 - 1, entries)
-
-        self._machine.safe_point.post(install)
-        served = {*refused, *(slot for slot, _ in places)}
-        return [slot for slot in wanted if slot not in served]
 
     def _stamp(self, page: int) -> Stamp:
         words = self._machine.control.words
@@ -415,11 +389,13 @@ class TranslatorLink:
                     self.counts["translated"] += 1
                     if left:
                         self._backlog.add({message.page: left})
-                    self._machine.safe_point.post(functools.partial(self._publish, message))
+                    self._machine.safe_point.post(
+                        functools.partial(self._publisher.publish, message)
+                    )
                 case s.AttachCode(code, epoch):
                     self._attach_code(code, epoch)
                 case s.DropCode():
-                    self._drop_code()
+                    self._code.drop()
                 case s.RetirementDone(message):
                     self._retired = {
                         "queued": message.queued,
@@ -429,9 +405,9 @@ class TranslatorLink:
                     }
                 case s.RequestRefused(message):
                     self.counts[f"refused_{message.reason}"] += 1
-                    if self._shortcuts is not None:
+                    if self._publisher.shortcuts is not None:
                         content = self._machine.guest.page_bytes(message.page)
-                        self._shortcuts.refused(message, content)
+                        self._publisher.shortcuts.refused(message, content)
                     if message.reason == "bytes_moved":
                         self._backlog.again(message.page, message.entries)
                 case s.RequestFailed(page=page, entries=entries, reason=reason):
@@ -498,7 +474,7 @@ class TranslatorLink:
     def _reconnect(self) -> None:
         self._client.close()
         if self._options.translator == "embedded":
-            self._start_child()
+            self._child.start(self._endpoint)
         self._client = self._connect()
         self._act(self._session.connect(secrets.randbits(64) or 1))
 
@@ -512,15 +488,9 @@ class TranslatorLink:
         client.watch(self._mailbox.fileno())
         return client
 
-    # --- code ------------------------------------------------------------------------------------
-
     def _attach_code(self, code: Segment, epoch: int) -> None:
-        try:
-            address = native.map_code(code.path, code.size)
-        except OSError as error:
-            log.warning("code_segment_refused", path=code.path, error=str(error))
+        if not self._code.attach(code, epoch):
             return
-        self._code = (address, code.size, epoch)
         self._attached.set()
         self.incarnation = self._session.incarnation
         self.backend = self._session.backend
@@ -531,114 +501,3 @@ class TranslatorLink:
             pid=self._session.translator_pid,
             backend=self._session.backend,
         )
-
-    def _drop_code(self) -> None:
-        with self._gate:  # a hart that waits no longer for the thread drops it itself
-            code, self._code = self._code, None
-        if code is not None:
-            native.unmap(code[0], code[1])
-
-    def _publish(self, message: Translated) -> None:
-        """Check and store, at a safe point."""
-        began = time.perf_counter_ns()
-        machine = self._machine
-        records = machine.records
-        words = machine.control.words
-        page = message.page
-        now = Now(int(words.epoch), int(words.map_generation), records.generation(page))
-        code = self._code
-        with machine.lock:
-            content = machine.guest.page_bytes(page)
-            why = why_late(message, now, None if code is None else code[2], content)
-            if why is not None:
-                self.counts[f"late_{why}"] += 1
-                self._log_dropped(message, why, now)
-                slots = [slot for slot, _ in message.entries]
-                self._put(("again", message.epoch, page, slots))
-                return
-            self._backlog.served(page)
-            assert code is not None
-            entries = [(slot, code[0] + offset) for slot, offset in message.entries]
-            if machine.jitdump is not None:
-                start = code[0] + message.code_offset
-                machine.jitdump.region(page, entries, start, message.code_size)
-            if records.publish(page, message.lines, entries, message.id) is None:
-                self.counts["late_records"] += 1
-                self._log_dropped(message, "records", now)
-                return
-        if self._shortcuts is not None:
-            self._shortcuts.published(message)
-            self._put(("leftovers", self._shortcuts))
-        self.counts["published"] += 1
-        if any(getattr(message.timings, name) for name in WORKED):
-            self.counts["instructions"] += message.instructions
-        else:
-            self.counts["from_store"] += 1
-        for name, microseconds in message.timings._asdict().items():
-            self.times[name] += microseconds
-        self.times["install"] += (time.perf_counter_ns() - began) // 1000
-        log.info(
-            "region_published",
-            id=message.id,
-            page=page,
-            entries=len(entries),
-            epoch=now.epoch,
-            page_generation=now.page_generation,
-        )
-        if "in_asm" in self._options.log_items:
-            self._log_code(message, bytes(content))
-
-    @staticmethod
-    def _log_dropped(message: Translated, reason: str, now: Now) -> None:
-        log.info(
-            "publication_dropped",
-            id=message.id,
-            page=message.page,
-            reason=reason,
-            epoch=now.epoch,
-            page_generation=now.page_generation,
-        )
-
-    @staticmethod
-    def _log_code(message: Translated, content: bytes) -> None:
-        from protocol.riscv.disassembler import disassemble, length
-
-        for start, size in message.spans:
-            at = start
-            while at < start + size:
-                raw = int.from_bytes(content[at : at + 4], "little")
-                text = disassemble(raw, at)
-                log.info("guest_code", id=message.id, page=message.page, offset=at, code=text)
-                at += length(raw)
-
-    # --- the child -------------------------------------------------------------------------------
-
-    def _start_child(self) -> None:
-        self._end_child(0)  # of a lost one nothing is expected any more
-        command = [sys.executable, "-m", *mutants.translator_module(), "--parent", str(os.getpid())]
-        command += ["--endpoint", self._endpoint]
-        if self._options.cold:
-            command += ["--store", "off"]
-        if self._options.log_json:
-            command.append("--log-json")
-        if log.enabled("info"):
-            command += ["--log-level", "info"]
-        try:
-            # In a process group of its own: Ctrl-C is this process's to answer; it ends the child.
-            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
-        except OSError as error:
-            log.warning("translator_not_started", error=str(error))
-            return
-        log.info("translator_started", pid=self._child.pid)
-
-    def _end_child(self, patience: float) -> None:
-        """End the child, by a kill after `patience` seconds."""
-        child, self._child = self._child, None
-        if child is None:
-            return
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            if patience > 0:
-                child.terminate()
-                child.wait(patience)
-        child.kill()
-        child.wait()

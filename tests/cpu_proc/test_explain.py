@@ -280,16 +280,18 @@ def test_a_name_that_cannot_be(value: str, why: str):
 
 def test_the_monitor_tells(machine: Maker):
     one = machine("-translator", "none")
-    assert "nothing was retired" == one.explain_events("")
+    assert "nothing was retired\n" == one.command("explain")
     one.power_on()
     one.host.retire()
     one.host.reset_hart(0, RAM)
 
-    said = one.explain_events("5").splitlines()
+    said = one.command("explain 5").splitlines()
     assert "#1 " in said[0]
     assert "request by host" in said[0]
     assert "epoch 1 to 2" in said[0]
     assert "hart_reset by host" in said[1]
-    assert ["1 earlier, of which the book keeps 1", said[1]] == one.explain_events("1").splitlines()
-    assert "2 events: hart_reset 1, request 1" in one.explain_totals()
-    assert "1 or more, is expected" in one.explain_events("some")
+    assert ["1 earlier, of which the book keeps 1", said[1]] == one.command(
+        "explain 1"
+    ).splitlines()
+    assert "2 events: hart_reset 1, request 1" in one.command("info retirement")
+    assert "1 or more, is expected" in one.command("explain some")

@@ -175,8 +175,8 @@ def test_the_monitor_s_lines(machine: Maker, tmp_path: Path):
     here.power_on()
     goes_on(here)
     path = tmp_path / "saved"
-    assert here.snapshot(f"save {path}").startswith(f"saved to {path}")
-    assert here.snapshot(f"restore {path}") == f"restored from {path}"
+    assert here.command(f"snapshot save {path}").startswith(f"saved to {path}")
+    assert here.command(f"snapshot restore {path}") == f"restored from {path}\n"
     changed(here, counter(here))
-    assert "no such file" in here.snapshot(f"restore {path}x")
-    assert "is expected" in here.snapshot("forget")
+    assert "no such file" in here.command(f"snapshot restore {path}x")
+    assert "is expected" in here.command("snapshot forget")

@@ -131,7 +131,7 @@ class World:
 def world() -> Iterator[World]:
     made = World()
     yield made
-    made.link._drop_code()
+    made.link._code.drop()
 
 
 # --- the publish rule -------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def world() -> Iterator[World]:
 
 def test_a_current_translation_is_published_at_the_safe_point(world):
     world.deliver(world.message())
-    code = world.link._code
+    code = world.link._code.mapped
     assert code is not None
     assert (world.handler(0), world.handler(2)) == (code[0] + OFFSET, code[0] + OFFSET + 16)
     assert world.link.counts == {"translated": 1, "published": 1, "instructions": 2}
@@ -179,7 +179,7 @@ def _silent_store(world: World) -> None:
         (_bump("map_generation"), "late_map_generation"),
         (_store, "late_page_generation"),
         (_silent_store, "late_bytes"),
-        (lambda world: world.link._drop_code(), "late_segment"),
+        (lambda world: world.link._code.drop(), "late_segment"),
         (lambda world: world.attach(6), "late_segment"),
         (lambda world: world.set("records", 0), "late_records"),
         (lambda world: world.set("lines", 0), "late_records"),
@@ -291,11 +291,11 @@ def test_what_the_translator_dropped_is_told(world, monkeypatch):
 
 
 def test_a_segment_that_is_not_sealed_is_refused(world, tmp_path):
-    world.link._drop_code()
+    world.link._code.drop()
     path = tmp_path / "code"
     path.write_bytes(bytes(4096))
     world.act(session.AttachCode(Segment(str(path), 4096), 5))
-    assert world.link._code is None
+    assert world.link._code.mapped is None
     world.deliver(world.message())
     assert world.link.counts["late_segment"] == 1
 

@@ -132,6 +132,12 @@ def _backends(words: list[str]) -> int:
     return _translator(["--backends"])
 
 
+def _keys(words: list[str]) -> int:
+    from protocol import keys
+
+    return _with_argparse("keys", keys.add_arguments, keys.run, words)
+
+
 def _store(words: list[str]) -> int:
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "jit_proc.store_tool", *words])
@@ -204,6 +210,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "translator": ("run a translator as a service for many machines", _translator),
     "store": ("look after translations kept on disk: info, verify, clear", _store),
     "backends": ("list what translates guests' code, with options", _backends),
+    "keys": ("make keys for translators on other hosts, and enter theirs", _keys),
     "metrics": ("tell Prometheus what a translator counts", _metrics),
     "doctor": ("tell whether this computer has what a machine needs", _doctor),
     "explain": ("show what a run retired, when, why and by whom", _explain),

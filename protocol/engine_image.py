@@ -49,6 +49,10 @@ _BROKER: Final = frozenset(
     (
         "__init__",
         "__main__",
+        "agent",
+        "agent_clients",
+        "agent_server",
+        "agent_session",
         "armed",
         "code_space",
         "content_store",

@@ -109,6 +109,7 @@ ErrorName = Literal[
     "unknown_backend",
     "too_many_sessions",
     "unsupported_host",
+    "engine_mismatch",
 ]
 """What went wrong. The first nine are the codec's (`protocol.codec.CodecError`)."""
 

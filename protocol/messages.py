@@ -23,10 +23,8 @@ Read next: `protocol.codec` (bytes), `protocol.session_machine` and `protocol.se
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated
 
 from protocol.fields import (
     MAX_BACKENDS,
@@ -73,59 +71,32 @@ from protocol.fields import (
 from protocol.fields import (
     Timings as Timings,
 )
-from protocol.generations import Stamp, lines_of
-from protocol.layout import PAGE_SIZE, SLOTS_PER_PAGE
+from protocol.generations import Stamp
+from protocol.layout import SLOTS_PER_PAGE
+from protocol.message_base import (
+    DESCRIPTIONS as DESCRIPTIONS,
+)
+from protocol.message_base import (
+    MESSAGES as MESSAGES,
+)
+from protocol.message_base import (
+    Message as Message,
+)
+from protocol.message_base import (
+    check_ascending,
+    check_region,
+)
+from protocol.message_base import (
+    message as _message,
+)
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Both sides must have the same; every message carries it. Raised by any change to a message, a
 table of names, or their meaning.
 """
 
 MAX_MESSAGE = 65536
 """Bytes of an encoded message; a longer one is refused unread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What all messages share. `session`: number the machine drew for this connection; 0 outside of
-    any.
-    """
-
-    session: U64
-
-    def check(self) -> None:
-        """Raise ValueError if fields contradict each other."""
-
-
-class Description(NamedTuple):
-    """What is known of a kind of message beyond its fields."""
-
-    tag: str
-    sender: Literal["machine", "translator", "both"]
-    since: int
-
-
-MESSAGES: dict[str, type[Message]] = {}
-"""Every kind of message by its tag, in the order of a session's life."""
-
-DESCRIPTIONS: dict[type[Message], Description] = {}
-
-_M = TypeVar("_M", bound=Message)
-
-
-def _message(
-    tag: str, sender: Literal["machine", "translator", "both"], since: int = 1
-) -> Callable[[type[_M]], type[_M]]:
-    """Register a kind of message under its tag."""
-
-    def register(cls: type[_M]) -> type[_M]:
-        if tag in MESSAGES:
-            raise ValueError(f"two messages have the tag {tag}")
-        MESSAGES[tag] = cls
-        DESCRIPTIONS[cls] = Description(tag, sender, since)
-        return cls
-
-    return register
 
 
 @_message("HELLO", "machine")
@@ -296,8 +267,8 @@ class Translate(_Stamped):
     seen: SlotBitmap = b""
 
     def check(self) -> None:
-        _ascending("entries", self.entries)
-        _ascending("known", self.known)
+        check_ascending("entries", self.entries)
+        check_ascending("known", self.known)
         if len(self.seen) not in (0, SLOTS_PER_PAGE // 8):
             raise ValueError(f"seen has {len(self.seen)} bytes")
 
@@ -336,22 +307,8 @@ class Translated(_Stamped):
     timings: Timings
 
     def check(self) -> None:
-        _ascending("entries", tuple(slot for slot, _ in self.entries))
-        end = self.code_offset + self.code_size
-        for slot, offset in self.entries:
-            if not self.code_offset <= offset < end:
-                raise ValueError(f"entry of slot {slot} lies outside of the region's code")
-            if not any(start <= 2 * slot < start + length for start, length in self.spans):
-                raise ValueError(f"entry at slot {slot} lies outside of the spans")
-        previous = -1
-        for start, length in self.spans:
-            if start % 2 or length % 2 or start + length > PAGE_SIZE:
-                raise ValueError(f"span {start}+{length} is not halfwords of one page")
-            if start <= previous:
-                raise ValueError(f"span {start}+{length} is not beyond the one before")
-            previous = start + length
-        if lines_of(self.spans) & ~self.lines:
-            raise ValueError("lines do not cover the spans")
+        code = range(self.code_offset, self.code_offset + self.code_size)
+        check_region(self.entries, code, self.spans, self.lines)
 
 
 @_message("REJECTED", "translator")
@@ -376,7 +333,7 @@ class Rejected(_Stamped):
     text: Text
 
     def check(self) -> None:
-        _ascending("entries", self.entries)
+        check_ascending("entries", self.entries)
 
 
 @_message("CANCEL", "machine")
@@ -534,6 +491,25 @@ def tag_of(message: Message | type[Message]) -> str:
     return DESCRIPTIONS[message if isinstance(message, type) else type(message)].tag
 
 
-def _ascending(field: str, slots: tuple[int, ...]) -> None:
-    if any(a >= b for a, b in pairwise(slots)):
-        raise ValueError(f"{field} are not ascending")
+# They follow a session's own, and stand in a file of their own: nothing of a machine is in them.
+from protocol.job_messages import (  # noqa: E402
+    JobCancel as JobCancel,
+)
+from protocol.job_messages import (  # noqa: E402
+    JobCode as JobCode,
+)
+from protocol.job_messages import (  # noqa: E402
+    JobDone as JobDone,
+)
+from protocol.job_messages import (  # noqa: E402
+    JobHello as JobHello,
+)
+from protocol.job_messages import (  # noqa: E402
+    JobRefused as JobRefused,
+)
+from protocol.job_messages import (  # noqa: E402
+    JobRequest as JobRequest,
+)
+from protocol.job_messages import (  # noqa: E402
+    JobWelcome as JobWelcome,
+)

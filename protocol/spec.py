@@ -121,6 +121,8 @@ def messages() -> str:
             "machine": "machine to translator",
             "translator": "translator to machine",
             "both": "either to the other",
+            "agent": "agent to remote translator",
+            "remote": "remote translator to agent",
         }[description.sender]
         hints = get_type_hints(cls, include_extras=True)
         rows = [(f"`{name}`", type_text(hints[name]), note) for name, note in notes.items()]

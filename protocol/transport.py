@@ -3,7 +3,8 @@
 Problem: the session state machines know neither sockets nor clocks, and a bad peer must cost its
 own connection at most. This module carries whole messages between one translator (`Server`, a
 ROUTER) and many machines (`Client`, a DEALER each), and offers what an I/O loop needs beside:
-`Mailbox` to be woken by other threads, `Timers` for the state machines' deadlines.
+`Mailbox` to be woken by other threads, `Timers` for the state machines' deadlines. Agents and
+remote translators use the same two over TCP.
 
 Invariants:
 - No wait without a deadline: `poll` takes a finite number of seconds.
@@ -13,6 +14,8 @@ Invariants:
   libzmq close the connection before it is in memory. Other peers are served meanwhile.
 - A local endpoint lies in a folder that only its owner may enter, checked by both sides: who can
   reach it may make the machine run code.
+- Beyond this host both sides prove their keys (CURVE, ZeroMQ RFC 26), and each must know the
+  other's: a stranger is refused before a message of his is looked at (ZAP, RFC 27).
 - An object here belongs to one thread, but for `Mailbox.put`.
 
 zmq is imported when the first socket is made: a machine that finds its engine in the cache runs its
@@ -25,26 +28,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import math
 import os
-import re
-import secrets
-import stat
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from protocol.codec import CodecError, decode, encode
+from protocol.endpoints import check_endpoint, lock_endpoint
+from protocol.endpoints import default_endpoint as default_endpoint
+from protocol.endpoints import discard_endpoint as discard_endpoint
+from protocol.endpoints import private_endpoint as private_endpoint
 from protocol.errors import UserError
 from protocol.logs import get_logger
 from protocol.messages import MAX_MESSAGE, Bye, Error, Message, tag_of
 
 if TYPE_CHECKING:
     import zmq
+
+    from protocol.keys import Keys
 
 HARD_LIMIT = 16 * MAX_MESSAGE
 """Bytes: a longer message closes the connection it came by."""
@@ -59,8 +62,7 @@ MAX_WAIT = 60.0
 """Seconds: the longest wait `poll` accepts."""
 
 _LINGER = 200  # milliseconds a closing socket gives to messages under way, such as BYE
-_SUN_PATH = 107  # bytes of a unix socket's path, Linux unix(7)
-_LOOPBACK = re.compile(r"tcp://(127(\.[0-9]{1,3}){3}|localhost|\[::1\]):([0-9]{1,5}|\*)")
+_HANDSHAKE = 10_000  # milliseconds until a connection that proves no key is closed
 
 log = get_logger("transport")
 
@@ -166,6 +168,7 @@ class _Socket:
         self._poller = zmq.Poller()
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
+        self._zap: zmq.Socket[bytes] | None = None
 
     def _open(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -181,6 +184,18 @@ class _Socket:
         """Let `poll` also wait for this descriptor to be readable (a mailbox, a worker's pipe)."""
         self._poller.register(fd, self._zmq.POLLIN)
 
+    def attend(self, other: _Socket) -> None:
+        """Let `poll` also end when another connection has something: its owner is to look."""
+        for socket in (other._socket, other._monitor):
+            if socket is not None:
+                self._poller.register(socket, self._zmq.POLLIN)
+
+    def desert(self, other: _Socket) -> None:
+        """No longer attend to it; before it is closed."""
+        for socket in (other._socket, other._monitor):
+            if socket is not None:
+                self._poller.unregister(socket)
+
     def unwatch(self, fd: int) -> None:
         """No longer wait for it; it need not be watched."""
         with contextlib.suppress(KeyError):
@@ -195,11 +210,17 @@ class _Socket:
         for ready, _ in self._poller.poll(math.ceil(timeout * 1000)):
             if ready is self._socket:
                 messages = True
+            elif ready is self._zap:
+                self._judge()
             elif ready is self._monitor:
                 disconnected = self._connection_lost() or disconnected
             elif isinstance(ready, int):
                 fds.add(ready)
         return Ready(messages, frozenset(fds), disconnected)
+
+    def _judge(self) -> None:
+        """Answer who asks whether a key is known; only who was made with keys is asked."""
+        raise NotImplementedError
 
     def _connection_lost(self) -> bool:
         """Take all events of the monitor: whether one tells of a connection that ended."""
@@ -208,8 +229,12 @@ class _Socket:
         lost = False
         while self._monitor is not None and self._monitor.poll(0):
             event = zmq.utils.monitor.recv_monitor_message(self._monitor)
-            lost = lost or event["event"] == zmq.EVENT_DISCONNECTED
+            lost = lost or event["event"] != zmq.EVENT_HANDSHAKE_SUCCEEDED
+            self._noted(event["event"])
         return lost
+
+    def _noted(self, event: int) -> None:
+        """An event of the connection."""
 
     def _frames(self) -> Iterable[list[bytes]]:
         """The multipart messages that are there, at most `BATCH`."""
@@ -226,22 +251,40 @@ class _Socket:
             if self._monitor is not None:
                 self._socket.disable_monitor()
                 self._monitor.close(0)
+            if self._zap is not None:
+                self._zap.close(0)
             self._socket.close()
-            self._socket = self._monitor = None
+            self._socket = self._monitor = self._zap = None
             self._context.term()
 
 
 class Server(_Socket):
     """The translator's end: messages from many peers, each named by opaque bytes."""
 
-    def __init__(self, endpoint: str) -> None:
-        """Listen at `endpoint`. Raises `UserError` if it is in use, not local, or impossible."""
-        _check_endpoint(endpoint)
-        self._lock = _lock_endpoint(endpoint)
+    def __init__(self, endpoint: str, keys: Keys | None = None) -> None:
+        """Listen at `endpoint`, for those only whose keys are authorized if there are `keys`.
+
+        Raises `UserError` if it is in use, impossible, or neither local nor guarded by keys.
+        """
+        check_endpoint(endpoint, keys)
+        self._lock = lock_endpoint(endpoint)
         self._bad: dict[bytes, int] = {}
+        self._keys = keys
+        self.refused = 0
+        """Connections refused for their keys."""
         super().__init__()
+        if keys is not None:  # before the socket is bound: from then on it is asked
+            self._zap = self._context.socket(self._zmq.REP)
+            self._zap.bind("inproc://zeromq.zap.01")
+            self._poller.register(self._zap, self._zmq.POLLIN)
         socket = self._open(self._zmq.ROUTER)
         socket.setsockopt(self._zmq.ROUTER_MANDATORY, 1)  # no silent loss for an unknown peer
+        if keys is not None:
+            socket.setsockopt(self._zmq.CURVE_SERVER, 1)
+            socket.setsockopt_string(self._zmq.CURVE_SECRETKEY, keys.secret)
+            socket.setsockopt_string(self._zmq.ZAP_DOMAIN, "coldboot")
+            socket.setsockopt(self._zmq.TCP_KEEPALIVE, 1)
+            socket.setsockopt(self._zmq.HANDSHAKE_IVL, _HANDSHAKE)
         try:
             socket.bind(endpoint)
         except self._zmq.ZMQError as error:
@@ -250,6 +293,33 @@ class Server(_Socket):
                 f"cannot listen at {endpoint}: {error.strerror}; choose another endpoint"
             ) from error
         self.endpoint = socket.getsockopt_string(self._zmq.LAST_ENDPOINT)
+
+    def _judge(self) -> None:
+        """See `_Socket._judge`. ZeroMQ RFC 27: what is asked, and how it is answered."""
+        from zmq.utils import z85
+
+        assert self._zap is not None
+        assert self._keys is not None
+        while self._zap.poll(0):
+            asked = self._zap.recv_multipart(self._zmq.NOBLOCK)
+            version, request, _domain, address, _identity, mechanism = (*asked, *[b""] * 6)[:6]
+            key = asked[6] if len(asked) == 7 and mechanism == b"CURVE" else b""
+            public = z85.encode(key).decode() if len(key) == 32 else ""
+            name = self._keys.authorized().get(public) if public else None
+            if name is None:
+                self.refused += 1
+                if self.refused & (self.refused - 1) == 0:
+                    log.warning(
+                        "key_refused",
+                        address=address.decode("ascii", "replace"),
+                        key=public,
+                        count=self.refused,
+                    )
+                verdict = [b"400", b"this key is not authorized", b"", b""]
+            else:
+                log.info("key_accepted", address=address.decode("ascii", "replace"), name=name)
+                verdict = [b"200", b"", name.encode(), b""]
+            self._zap.send_multipart([version, request, *verdict])
 
     def receive(self) -> list[tuple[bytes, Message]]:
         """The messages that are there (at most `BATCH`; `poll` again), each with its peer."""
@@ -303,18 +373,35 @@ class Server(_Socket):
 class Client(_Socket):
     """The machine's end: one connection, made and made again in the background."""
 
-    def __init__(self, endpoint: str) -> None:
-        """Connect to `endpoint`; succeeds whether or not somebody listens there already.
+    def __init__(self, endpoint: str, keys: Keys | None = None, peer: str = "") -> None:
+        """Connect to `endpoint`; succeeds whether or not somebody listens there already. With
+        `keys` both sides prove theirs, the other one `peer`; what is sent while there is no
+        connection is not kept until there is one: `send` is False.
 
-        Raises `UserError` if the endpoint is not local, or others could listen there.
+        Raises `UserError` if the endpoint is neither local nor guarded by keys, or others could
+        listen there.
         """
-        _check_endpoint(endpoint)
+        check_endpoint(endpoint, keys)
         super().__init__()
         self._bad = 0
+        self._keyed = keys is not None
+        self._greeted = False
+        self._ended = False  # libzmq does not try again where a key was refused
+        self.trouble = ""
+        """Why there is no connection, as far as it is known; with keys only."""
         socket = self._open(self._zmq.DEALER)
         socket.setsockopt(self._zmq.RECONNECT_IVL, 20)
         socket.setsockopt(self._zmq.RECONNECT_IVL_MAX, 1000)
-        self._monitor = socket.get_monitor_socket(self._zmq.EVENT_DISCONNECTED)
+        events = self._zmq.EVENT_DISCONNECTED
+        if keys is not None:
+            socket.setsockopt(self._zmq.IMMEDIATE, 1)
+            socket.setsockopt(self._zmq.TCP_KEEPALIVE, 1)
+            socket.setsockopt(self._zmq.HANDSHAKE_IVL, _HANDSHAKE)
+            socket.setsockopt_string(self._zmq.CURVE_PUBLICKEY, keys.public)
+            socket.setsockopt_string(self._zmq.CURVE_SECRETKEY, keys.secret)
+            socket.setsockopt_string(self._zmq.CURVE_SERVERKEY, peer)
+            events |= self._zmq.EVENT_HANDSHAKE_SUCCEEDED | self._zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        self._monitor = socket.get_monitor_socket(events)
         self._poller.register(self._monitor, self._zmq.POLLIN)
         try:
             socket.connect(endpoint)
@@ -324,6 +411,25 @@ class Client(_Socket):
                 f"cannot connect to translator {endpoint}: {error.strerror}; check --translator"
             ) from error
         self.endpoint = endpoint
+
+    def try_again(self) -> None:
+        """Connect anew if this side's key was refused: it may be authorized by now."""
+        if self._ended and self._socket is not None:
+            self._ended = False
+            with contextlib.suppress(self._zmq.ZMQError):
+                self._socket.disconnect(self.endpoint)
+            self._socket.connect(self.endpoint)
+
+    def _noted(self, event: int) -> None:
+        if event == self._zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._greeted, self.trouble = True, ""
+        elif event == self._zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self.trouble = "this side's key is not authorized there"
+            self._ended = True
+        elif self._greeted:
+            self._greeted, self.trouble = False, "the connection was lost"
+        else:  # where a key is refused, this follows
+            self.trouble = self.trouble or "it did not prove the key that is known of it"
 
     def receive(self) -> list[Message | CodecError]:
         """The messages that are there (at most `BATCH`), errors in place of what is none."""
@@ -353,102 +459,15 @@ class Client(_Socket):
         try:
             self._socket.send(data, self._zmq.NOBLOCK)
         except self._zmq.Again:
-            log.warning("send_failed", message=tag_of(message), error="queue full")
+            if not self._keyed or self._greeted:
+                log.warning("send_failed", message=tag_of(message), error="queue full")
             return False
         return True
 
 
-def default_endpoint() -> str:
-    """Where `coldboot translator` listens, and machines look, unless told otherwise."""
-    return f"ipc://{_runtime_folder() / 'translator'}"
+def new_pair() -> tuple[str, str]:
+    """A new pair of keys: public and secret."""
+    import zmq
 
-
-def private_endpoint() -> str:
-    """An endpoint nobody else uses, for a machine that starts its own translator."""
-    return f"ipc://{_runtime_folder() / f'run-{os.getpid()}-{secrets.token_hex(4)}'}"
-
-
-def discard_endpoint(endpoint: str) -> None:
-    """Remove what a translator that was killed left of its local endpoint."""
-    if endpoint.startswith("ipc://"):
-        path = Path(endpoint.removeprefix("ipc://"))
-        path.unlink(missing_ok=True)
-        path.with_name(path.name + ".lock").unlink(missing_ok=True)
-
-
-def _runtime_folder() -> Path:
-    """``$XDG_RUNTIME_DIR/coldboot``, or a folder of this user's in the temporary folder."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isdir(runtime):
-        return Path(runtime) / "coldboot"
-    return Path(tempfile.gettempdir()) / f"coldboot-{os.getuid()}"
-
-
-def _check_endpoint(endpoint: str) -> None:
-    """Only ends that no stranger can reach."""
-    if endpoint.startswith("tcp://"):
-        if not _LOOPBACK.fullmatch(endpoint):
-            raise UserError(
-                f"endpoint {endpoint} needs keys, which are not supported yet: "
-                "use ipc://FOLDER/NAME, or tcp://127.0.0.1:PORT"
-            )
-        return
-    path = endpoint.removeprefix("ipc://")
-    if path == endpoint or not path.startswith("/") or "\0" in path:
-        raise UserError(f"endpoint {endpoint!r} is not of the form ipc:///FOLDER/NAME")
-    if len(os.fsencode(path)) > _SUN_PATH:
-        raise UserError(
-            f"endpoint {endpoint} is longer than {_SUN_PATH} bytes: choose a shorter path"
-        )
-    _secure_folder(Path(path).parent)
-
-
-def _secure_folder(folder: Path) -> None:
-    """Make the folder, for its owner only; refuse one that others may write to or enter."""
-    try:
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-        found = folder.lstat()
-    except OSError as error:
-        raise UserError(f"folder {folder} for the endpoint: {error.strerror}") from error
-    if not stat.S_ISDIR(found.st_mode):
-        raise UserError(f"{folder} is not a folder: choose another endpoint")
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise UserError(
-            f"folder {folder} is open to other users: use one of your own, made with mode 0700"
-        )
-
-
-class _Lock(NamedTuple):
-    fd: int
-    path: Path
-    socket_path: Path
-
-
-def _lock_endpoint(endpoint: str) -> _Lock | None:
-    """Take a local endpoint for this process; the kernel gives it free when the process ends.
-
-    libzmq unlinks a socket that is in the way before it binds, in use or not: hence a lock.
-    """
-    if not endpoint.startswith("ipc://"):
-        return None
-    socket_path = Path(endpoint.removeprefix("ipc://"))
-    path = socket_path.with_name(socket_path.name + ".lock")
-    while True:
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise UserError(f"cannot listen at {endpoint}: {error.strerror}") from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_ino == path.stat().st_ino:  # not one that is just being removed
-                return _Lock(fd, path, socket_path)
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            os.close(fd)
-            raise UserError(
-                f"endpoint {endpoint} is in use: another translator listens there; "
-                "use it, or choose another endpoint"
-            ) from None
-        os.close(fd)
+    public, secret = zmq.curve_keypair()
+    return public.decode(), secret.decode()

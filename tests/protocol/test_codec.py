@@ -187,7 +187,7 @@ def test_what_is_wrong_is_named(envelope: Any, name: str):
 
 
 def test_a_field_that_comes_twice_is_malformed():
-    twice = b"\x93\xa4PING\x02\x83" + b"\xa7session\x01" * 2 + b"\xa5token\x02"
+    twice = b"\x93\xa4PING\x03\x83" + b"\xa7session\x01" * 2 + b"\xa5token\x02"
     assert refused(twice) == "malformed"
 
 

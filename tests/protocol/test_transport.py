@@ -106,8 +106,8 @@ def test_each_peer_gets_its_own_answers(server: Server, client: Client):
     [
         ([b"garbage"], "malformed"),
         ([b""], "malformed"),
-        ([b"\x93\xa4PING\x02\x80", b""], "malformed"),
-        ([b"\x93\xa4PING\x02\x80"], "missing_field"),
+        ([b"\x93\xa4PING\x03\x80", b""], "malformed"),
+        ([b"\x93\xa4PING\x03\x80"], "missing_field"),
         ([b"\x93\xa4PING\x7f\x80"], "version_mismatch"),
         ([b"x" * (MAX_MESSAGE + 1)], "oversize"),
     ],

@@ -39,7 +39,8 @@ class Job:
     `content`: the page's 4096 bytes. `entries`: slots (halfword indices) at which the code must be
     enterable, ascending. `state_word`: as in TRANSLATE. `backend`: with its options, as it is spelt
     (`protocol/backends.py`). `level`: as in TRANSLATE. `known`, `seen`: advice, as in TRANSLATE;
-    any translation that can be entered at `entries` is right, whatever it was advised.
+    any translation that can be entered at `entries` is right, whatever it was advised. `hints`:
+    values that a hart's registers had of late, for who wants to try a translation.
     """
 
     page: int
@@ -50,6 +51,7 @@ class Job:
     level: int = 0
     known: tuple[int, ...] = ()
     seen: bytes = b""
+    hints: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Translation:
     select_us: int = 0
 
 
-ADVICE = ("known", "seen")
+ADVICE = ("known", "seen", "hints")
 """Fields of a `Job` that no one needs to follow: they are no part of what decides a result."""
 
 
@@ -106,7 +108,10 @@ class Times(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A job done: a position-independent image, and the offsets of its entries in it (by slot)."""
+    """A job done: a position-independent image, and the offsets of its entries in it (by slot).
+
+    `compared`: the states from which it was compared with another translation.
+    """
 
     code: bytes
     entries: tuple[tuple[int, int], ...]
@@ -114,6 +119,7 @@ class Region:
     lines: int
     instructions: int
     times: Times
+    compared: int = 0
 
     def enters(self, slot: int) -> bool:
         """Whether it can be entered there."""
@@ -137,6 +143,26 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """A job done twice, and the two can be told apart: `backend` is not to be asked for these bytes
+    again. `spans`: its region's. `text`: what differs, a line; `file`: the reproducer, or empty.
+    """
+
+    backend: str
+    spans: tuple[tuple[int, int], ...]
+    text: str
+    file: str
+
+
+class Differs(Exception):
+    """Two backends disagree about a job."""
+
+    def __init__(self, difference: Difference) -> None:
+        super().__init__(difference.text)
+        self.difference = difference
+
+
+@dataclass(frozen=True, slots=True)
 class Crash:
     """The worker that had the job ended, by LLVM or by its time limit; the pool says so."""
 
@@ -151,10 +177,11 @@ class Ready:
 
 
 AnyJob = Job | EngineJob
-Outcome = Region | EngineBuilt | Refusal | Crash
+Outcome = Region | EngineBuilt | Refusal | Difference | Crash
 
 _KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (Job, EngineJob, Region, EngineBuilt, Refusal, Ready)
+    kind.__name__: kind
+    for kind in (Job, EngineJob, Region, EngineBuilt, Refusal, Difference, Ready)
 }
 
 

@@ -33,6 +33,7 @@ from jit_proc import backends
 from jit_proc.backends.llvm import DEFAULT_LIFTER, Llvm
 from jit_proc.job import (
     AnyJob,
+    Differs,
     EngineBuilt,
     EngineJob,
     Frames,
@@ -67,6 +68,8 @@ def perform(job: AnyJob, lifter: str = DEFAULT_LIFTER, engine: str = DEFAULT_ENG
         return backend.translate(job, settings)
     except Untranslatable as refusal:
         return Refusal(refusal.reason, refusal.text)
+    except Differs as found:
+        return found.difference
     except Exception as error:
         traceback.print_exc()
         return Refusal("compiler_failed", f"{type(error).__name__}: {error}"[:1000])

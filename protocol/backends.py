@@ -19,6 +19,7 @@ import re
 from collections.abc import Mapping
 
 MAX_LENGTH = 128
+OF, AGAINST = "of", "against"  # options of a backend that is made of two
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _VALUE = re.compile(r"[A-Za-z0-9_+.:-]{1,64}")
@@ -26,25 +27,43 @@ _VALUE = re.compile(r"[A-Za-z0-9_+.:-]{1,64}")
 
 def parse(word: str) -> tuple[str, dict[str, str]]:
     """Name and options of a backend. Raises ValueError, with a line that says what is wrong."""
-    name, *options = word.split(",")
+    head, *options = word.split(",")
+    name, colon, first = head.partition(":")
     if not _NAME.fullmatch(name) or len(word) > MAX_LENGTH:
         raise ValueError(f"{word!r} is not a backend: write NAME or NAME,OPTION=VALUE,...")
     found: dict[str, str] = {}
+    if colon:
+        if not options:
+            raise ValueError(f"{word!r} is not a backend: write {name}:BACKEND,BACKEND")
+        for key, inner in ((OF, first), (AGAINST, options.pop(0))):
+            found[key] = spell(*parse(_plain(inner)))
     for option in options:
         key, equals, value = option.partition("=")
         if not equals or not _NAME.fullmatch(key) or not _VALUE.fullmatch(value):
             raise ValueError(f"{option!r} is not an option of a backend: write OPTION=VALUE")
-        if key in found:
+        if key in found or (colon and key in (OF, AGAINST)):
             raise ValueError(f"option {key} of backend {name} is given twice")
+        if key in (OF, AGAINST):
+            raise ValueError(f"option {key} of backend {name}: write {name}:BACKEND,BACKEND")
         found[key] = value
     return name, found
 
 
+def _plain(inner: str) -> str:
+    if ":" in inner.split("/")[0]:
+        raise ValueError(f"{inner!r} is made of two backends itself: that is not possible here")
+    return inner.replace("/", ",")
+
+
 def spell(name: str, options: Mapping[str, str]) -> str:
     """The canonical spelling of a backend with these options."""
-    return ",".join([name, *(f"{key}={options[key]}" for key in sorted(options))])
+    rest = [f"{key}={options[key]}" for key in sorted(options) if key not in (OF, AGAINST)]
+    if OF in options:
+        two = (options[key].replace(",", "/") for key in (OF, AGAINST))
+        return ",".join([f"{name}:{next(two)}", *two, *rest])
+    return ",".join([name, *rest])
 
 
 def name_of(word: str) -> str:
     """The backend's name alone, of a word that may be anything."""
-    return word.split(",", 1)[0]
+    return word.split(",", 1)[0].split(":", 1)[0]

@@ -12,7 +12,7 @@ Invariants:
   broker, `translate` runs in workers, and imports there what it needs.
 
 Backends: `llvm` (what runs fast), `reference` (what is trusted), `none` (what tier 0 does alone),
-and those that installed packages offer by an entry point of the group `coldboot.backends`.
+`shadow` (two of them, compared), and those that installed packages offer by an entry point of the group `coldboot.backends`.
 
 Read next: `protocol/backends.py` (how one is spelt), `llvm.py`, `reference.py`, `worker.py`.
 """
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jit_proc.job import Job, Region
-from protocol.backends import name_of, parse
+from protocol.backends import AGAINST, OF, name_of, parse
 from protocol.logs import get_logger
 
 log = get_logger("translator")
@@ -69,6 +69,7 @@ _BUILT_IN = {
     "llvm": "jit_proc.backends.llvm:LLVM",
     "reference": "jit_proc.backends.reference:REFERENCE",
     "none": "jit_proc.backends.none:NONE",
+    "shadow": "jit_proc.backends.shadow:SHADOW",
 }
 
 
@@ -118,8 +119,19 @@ def names() -> tuple[str, ...]:
 
 
 def is_ours(word: str) -> bool:
-    """Whether a backend, as it is spelt, is part of this project: what it makes may be kept."""
-    return name_of(word) in _BUILT_IN
+    """Whether a backend, as it is spelt, is part of this project: what it makes may be kept.
+
+    One that is made of two is only if they are.
+    """
+    if ":" not in word:
+        return name_of(word) in _BUILT_IN
+    name, settings = parse(word)
+    return name in _BUILT_IN and is_ours(settings[OF]) and is_ours(settings[AGAINST])
+
+
+def makes(word: str) -> str:
+    """The backend, as it is spelt, whose code runs in the end: of one made of two the first."""
+    return parse(word)[1][OF] if ":" in word else word
 
 
 def find(name: str) -> Backend:
@@ -141,6 +153,16 @@ def complaint(word: str) -> str:
         known = {option.name: option for option in find(name).options}
     except Exception as error:
         return f"backend {name} ({_table()[name]}) cannot be loaded: {error}"
+    two = is_made_of_two(name)
+    if two != (OF in settings):
+        example = f"{name}:llvm,reference" if two else name
+        return f"backend {name} is {'' if two else 'not '}made of two others: write {example}"
+    for key in (OF, AGAINST) if two else ():
+        inner = name_of(settings[key])
+        if is_made_of_two(inner) or inner == "none":
+            return f"backend {name}: {inner} is nothing to compare"
+        if why := complaint(settings.pop(key)):
+            return why
     for key, value in settings.items():
         option = known.get(key)
         if option is None:
@@ -149,6 +171,11 @@ def complaint(word: str) -> str:
         if not re.fullmatch(option.pattern, value):
             return f"backend {name}: {key}={value} is not possible: {option.values}"
     return ""
+
+
+def is_made_of_two(name: str) -> bool:
+    """Whether a backend is spelt with two others behind a colon."""
+    return name == "shadow"
 
 
 def listing() -> str:
@@ -160,7 +187,8 @@ def listing() -> str:
             lines.append(f"{name:<30}{why}")
             continue
         backend = find(name)
-        lines.append(f"{name:<30}{backend.summary}")
+        spelt = f"{name}:BACKEND,BACKEND" if is_made_of_two(name) else name
+        lines.append(f"{spelt:<30}{backend.summary}")
         for option in backend.options:
             lines.append(f"  {f'{option.name}={option.values}':<28}{option.text}")
     return "\n".join([*lines, ""])

@@ -21,6 +21,19 @@ def test_the_canonical_spelling_has_its_options_in_order():
     assert spell("none", {}) == "none"
 
 
+def test_a_backend_made_of_two_names_them_behind_a_colon():
+    word = "shadow:llvm/passes=sroa/level=2,reference,states=9,sample=1"
+    name, options = parse(word)
+    assert name == name_of(word) == "shadow"
+    assert options == {
+        "of": "llvm,level=2,passes=sroa",
+        "against": "reference",
+        "states": "9",
+        "sample": "1",
+    }
+    assert spell(name, options) == ("shadow:llvm/level=2/passes=sroa,reference,sample=1,states=9")
+
+
 @pytest.mark.parametrize(
     ("word", "says"),
     [
@@ -32,6 +45,13 @@ def test_the_canonical_spelling_has_its_options_in_order():
         ("llvm,level=a b", "OPTION=VALUE"),
         ("llvm,level=1,level=2", "twice"),
         ("llvm,x=" + "a" * 200, "NAME"),
+        ("shadow:llvm", "BACKEND,BACKEND"),
+        ("shadow:,llvm", "NAME"),
+        ("shadow:llvm,sample=1", "NAME"),
+        ("shadow:llvm/level,reference", "OPTION=VALUE"),
+        ("shadow:llvm,reference,of=none", "twice"),
+        ("shadow,of=llvm", "shadow:BACKEND,BACKEND"),
+        ("shadow:llvm,shadow:llvm/reference", "possible"),
     ],
 )
 def test_a_word_that_is_none_is_refused_with_a_line(word: str, says: str):

@@ -124,12 +124,8 @@ def _translator(words: list[str]) -> int:
 
 
 def _backends(words: list[str]) -> int:
-    if words and words[0] in HELP_WORDS:
-        print("usage: coldboot backends\n\nLists what can be asked for with -backend and swap.")
-        return 0
-    if words:
-        raise UserError(f"backends {words[0]}: no arguments are expected")
-    return _translator(["--backends"])
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "jit_proc.backend_tool", *words])
 
 
 def _keys(words: list[str]) -> int:
@@ -209,7 +205,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "guests": ("fetch kernels and firmware to run", _guests),
     "translator": ("run a translator as a service for many machines", _translator),
     "store": ("look after translations kept on disk: info, verify, clear", _store),
-    "backends": ("list what translates guests' code, with options", _backends),
+    "backends": ("list what translates guests' code, with options; compare two", _backends),
     "keys": ("make keys for translators on other hosts, and enter theirs", _keys),
     "metrics": ("tell Prometheus what a translator counts", _metrics),
     "doctor": ("tell whether this computer has what a machine needs", _doctor),

@@ -2,11 +2,11 @@
 
 The problem: whether two backends mean the same by a page's code is seen by running what they made.
 Where the two leave a region may differ, how many instructions they make into one may differ, and
-both may be right. So each side runs as a published region does, on a hart with
-records, TLBs, a page of code and some of data, and no devices; it goes about as many instructions as asked,
-and the one that stopped first is taken on by tier 0, one instruction at a time, to the count of the
-other. At equal counts two right translations stand at equal states: registers, CSRs, flags, pc, and
-every byte of memory.
+both may be right. So each side runs as a published region does, on a hart with records, TLBs, a
+page of code and some of data, and no devices. It goes about as many instructions as asked, and the
+one that stopped first is taken on by tier 0, one instruction at a time, to the count of the other.
+At equal counts two right translations stand at equal states: registers, CSRs, flags, pc, and every
+byte of memory.
 
 Invariants:
 - This process maps code that others wrote, sealed, and can write none (`native.map_sealed`); before
@@ -241,6 +241,10 @@ def serve(link: socket.socket) -> None:
     native.refuse_writable_code()
     enter()
     link.send(pack("ready"))
+
+    def say(side: str) -> None:
+        link.send(pack("at", side))
+
     comparison: Comparison | None = None
     mapped: list[Code] = []
     while True:
@@ -256,7 +260,6 @@ def serve(link: socket.socket) -> None:
                 mapped.append(Code(side, native.map_sealed(fd, side.size)))
                 os.close(fd)
             bench.put(what.content)
-            say = lambda side: link.send(pack("at", side))  # noqa: E731
             comparison = Comparison(bench, (mapped[0], mapped[1]), say)
         elif tag == "run" and comparison is not None:
             link.send(pack("found", comparison.found(what)))

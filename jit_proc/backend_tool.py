@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "--replay",
         type=Path,
         metavar="FILE",
-        help="run a difference again that the backend shadow wrote down; status 1 while it is there",
+        help="run a difference again that `shadow` wrote down; status 1 while it is there",
     )
     what.add_argument(
         "--try",

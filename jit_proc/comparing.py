@@ -157,7 +157,7 @@ class Comparer:
                 if tag == "found":
                     assert isinstance(what, Found)
                     return what
-                side = what
+                side = str(what)
         except _Ended as ended:
             self.close()
             if side not in ("A", "B"):

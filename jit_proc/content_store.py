@@ -241,6 +241,16 @@ class ContentStore:
         self.hits = self.misses = self.refused = self.instructions = 0
         self._open()
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the file is; None for memory alone."""
+        return self._folder
+
+    @property
+    def toolchain(self) -> str:
+        """What makes the translations, as a short word."""
+        return dict(self._made_by.text)["toolchain"]
+
     def _open(self) -> None:
         if self._folder is None:
             return

@@ -21,10 +21,11 @@ mean), `code_space.py` (`open_readonly`).
 from __future__ import annotations
 
 import contextlib
+import struct
 
 from jit_proc.code_space import open_readonly
 from protocol.generations import Now, Stamp
-from protocol.layout import CONTROL, PAGE, PAGE_SIZE
+from protocol.layout import CONTROL, HART, PAGE, PAGE_SIZE
 from protocol.messages import Attach
 from protocol.reading import Reader
 from protocol.reading import Unreadable as Unreadable
@@ -80,6 +81,15 @@ class MachineView:
     def confirm(self, stamp: Stamp) -> Stamp:
         """The stamp that an answer may carry. Raises Unreadable if a counter has moved."""
         return self._reader.confirm(stamp)
+
+    def registers(self) -> tuple[int, ...]:
+        """What the first hart's integer registers held a moment ago, more or less: it runs on."""
+        hart = self._ctrl.word(CONTROL.offset("harts")) + HART.offset("x")
+        try:
+            raw = self._ctrl.read(hart, 32 * 8)
+        except ValueError:  # the machine says nonsense; these are hints
+            return ()
+        return tuple(sorted({*struct.unpack("<32Q", raw)}))
 
     def _copy(self, page: int) -> bytes:
         return self._ram.read(page * PAGE_SIZE, PAGE_SIZE)

@@ -34,11 +34,12 @@ log = get_logger("translator")
 
 @dataclass
 class Running:
-    """A job with a worker, and the bytes that its answer will name."""
+    """A job with a worker, and the bytes that its answer will name. `hints`: as in `work.Job`."""
 
     job: Job
     content: bytes
     queue_us: int
+    hints: tuple[int, ...] = ()
 
     @property
     def pure(self) -> work.Job:
@@ -53,6 +54,7 @@ class Running:
             asked.level,
             asked.known,
             asked.seen,
+            self.hints,
         )
 
 

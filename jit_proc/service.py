@@ -18,6 +18,7 @@ Invariants:
   more, and no running job of an older epoch is left in `_running`; `live_older` counts them by
   looking. All harts wait for the answer: the new segment was made before, the old one is closed
   after (`Served.tidy`).
+- Every region passes by the quarantine before it is kept or placed, one out of the store, too.
 - What a worker says is checked as what a machine says is; a wrong answer is a refusal, not an end.
 
 Read next: `protocol/session_translator.py` (who may ask, and whose turn it is), `served.py` (what
@@ -50,6 +51,7 @@ from jit_proc.outcomes import (
     rates,
 )
 from jit_proc.pool import Result
+from jit_proc.quarantine import quarantine_of
 from jit_proc.served import Served, segment
 from jit_proc.service_options import Options, make_pool
 from jit_proc.store import EngineStore
@@ -113,6 +115,8 @@ class Broker:
         # Of another lifter nothing is known that could stand in a key.
         mode = options.store if options.lifter == DEFAULT_LIFTER else "off"
         self.kept = content_store.made(self.store.folder, mode, options.store_size)
+        self.quarantine = quarantine_of(self.store.folder, self.kept)
+        self._compared = 0  # states from which regions were compared
         self._fresh: deque[tuple[int, int]] = deque()  # session, id: not looked for in it yet
         self.pool = make_pool(options)
         self._timers = Timers()
@@ -230,7 +234,8 @@ class Broker:
             except Unreadable as error:
                 self._act(self.sessions.rejected(job, error.reason, error.text))
                 continue
-            running = Running(job, content, min(U32, int(waited * 1e6)))
+            hints = machine.view.registers() if ":" in job.backend else ()
+            running = Running(job, content, min(U32, int(waited * 1e6)), hints)
             # Meanwhile it may have been made for another machine.
             kept = self.kept.find(running.pure, disk=False) if self.kept is not None else None
             if kept is not None:
@@ -267,6 +272,8 @@ class Broker:
             workers=self.pool.count,
             workers_started=self.pool.started,
             workers_died=self.pool.died,
+            states_compared=self._compared,
+            **self.quarantine.counters(),
             **(self.kept.counters() if self.kept is not None else {}),
         )
 
@@ -292,8 +299,13 @@ class Broker:
             return sessions.crashed(job)
         if isinstance(outcome, work.Refusal):
             return sessions.rejected(job, outcome.reason, outcome.text[:1000])
+        if isinstance(outcome, work.Difference):
+            return self._differs(running, outcome)
         if not sessions.is_live(job) or not isinstance(outcome, work.Region):
             return sessions.rejected(job, "compiler_failed", "the worker answered something else")
+        self._compared += outcome.compared
+        if self.quarantine.holds(job.backend, running.content, outcome.spans):
+            return sessions.rejected(job, "unsupported", "some of these bytes are in quarantine")
         machine, asked = self._machines[job.session], job.request
         began = time.perf_counter_ns()
         if self.kept is not None and fresh:
@@ -323,6 +335,20 @@ class Broker:
             microseconds=region.timings._asdict(),
         )
         return sessions.translated(job, region, stamp)
+
+    def _differs(self, running: Running, found: work.Difference) -> list[TranslatorAction]:
+        """Two backends can be told apart by a region: tier 0 carries it."""
+        self.quarantine.add(found, running.content)
+        log.error(
+            "backends_differ",
+            session=running.job.session,
+            page=running.job.request.page,
+            backend=found.backend,
+            difference=found.text,
+            reproducer=found.file,
+            spans=found.spans,
+        )
+        return self.sessions.rejected(running.job, "unsupported", found.text[:1000])
 
     def _engine_built(self, build: Build, outcome: work.Outcome) -> None:
         if isinstance(outcome, work.Crash) and build.attempts < ENGINE_ATTEMPTS:

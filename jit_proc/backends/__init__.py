@@ -12,7 +12,8 @@ Invariants:
   broker, `translate` runs in workers, and imports there what it needs.
 
 Backends: `llvm` (what runs fast), `reference` (what is trusted), `none` (what tier 0 does alone),
-`shadow` (two of them, compared), and those that installed packages offer by an entry point of the group `coldboot.backends`.
+`shadow` (two of them, compared), and those that installed packages offer by an entry point of the
+group `coldboot.backends`.
 
 Read next: `protocol/backends.py` (how one is spelt), `llvm.py`, `reference.py`, `worker.py`.
 """
@@ -182,7 +183,7 @@ def listing() -> str:
     """All backends with their options, for people."""
     lines = []
     for name in names():
-        why = complaint(name)
+        why = complaint(f"{name}:llvm,reference" if is_made_of_two(name) else name)
         if why:
             lines.append(f"{name:<30}{why}")
             continue

@@ -1,0 +1,139 @@
+"""Bytes that a backend is not trusted with any more.
+
+The problem: when two backends differ about a region (`backends/shadow.py`), the one whose code runs
+may be wrong about these bytes wherever they come up again: in the next request, in another machine,
+under the same backend without a comparison, out of the content store, after a restart. So they are
+remembered here, and every region passes by before it is kept or placed.
+
+Invariants:
+- A region is held back when it overlaps a place in quarantine whose bytes stand in its page as they
+  did: other bytes there are other code.
+- What is noted of this project's backends is noted on disk too, under the digest of the toolchain:
+  a mended backend is another one, and its quarantine begins empty. A place to write that is missing
+  is no error; then it lasts as long as this process.
+- It holds `LIMIT` places at most. One more, and nothing of that backend passes: who finds as many
+  differences needs no more of them.
+
+Read next: `service.py` (`_answer`), `content_store.py` (`toolchain`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from jit_proc import backends
+from jit_proc.content_store import ContentStore
+from jit_proc.job import Difference
+from protocol.backends import name_of
+from protocol.layout import PAGE_SIZE
+from protocol.logs import get_logger
+
+LIMIT = 4096
+_MAX_FILE = 64 << 20
+
+log = get_logger("translator")
+
+_Place = tuple[tuple[int, bytes], ...]
+
+
+class Quarantine:
+    """Places by the name of the backend that was wrong; for the broker's thread alone."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """`path`: where it is kept; None for nowhere."""
+        self._path = path
+        self._places: dict[str, list[_Place]] = {}
+        self.differences = self.held = 0
+        if path is not None:
+            self._read(path)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._places.values()))
+
+    def add(self, found: Difference, content: bytes) -> None:
+        """Two backends were found to differ about code of a page with these contents."""
+        self.differences += 1
+        place = tuple((start, content[start : start + size]) for start, size in found.spans)
+        name = name_of(found.backend)
+        if not place or not self._note(name, place):
+            return
+        if self._path is None or not backends.is_ours(name):
+            return
+        line = json.dumps(
+            {"backend": name, "place": [[at, data.hex()] for at, data in place], "text": found.text}
+        )
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, (line + "\n").encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            log.warning("quarantine_not_written", path=str(self._path), reason=str(error))
+
+    def holds(self, backend: str, content: bytes, spans: Sequence[tuple[int, int]]) -> bool:
+        """Whether a region that a backend, as it is spelt, made of these spans is held back."""
+        places = self._places.get(name_of(backends.makes(backend)))
+        if not places:
+            return False
+        held = len(places) >= LIMIT or any(
+            _overlap(place, spans)
+            and all(content[at : at + len(data)] == data for at, data in place)
+            for place in places
+        )
+        self.held += held
+        return held
+
+    def counters(self) -> dict[str, int]:
+        """For STATS."""
+        return {
+            "differences": self.differences,
+            "quarantined": len(self),
+            "quarantine_refused": self.held,
+        }
+
+    def _note(self, name: str, place: _Place) -> bool:
+        places = self._places.setdefault(name, [])
+        if place in places or len(places) >= LIMIT:
+            return False
+        places.append(place)
+        return True
+
+    def _read(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                with path.open("rb") as file:
+                    lines = file.read(_MAX_FILE).splitlines()
+            except OSError as error:
+                log.warning("quarantine_not_read", path=str(path), reason=str(error))
+                return
+            for line in lines:
+                try:
+                    one = json.loads(line)
+                    place = tuple((int(at), bytes.fromhex(data)) for at, data in one["place"])
+                    name = str(one["backend"])
+                except (ValueError, KeyError, TypeError) as error:
+                    log.warning("quarantine_line_skipped", path=str(path), reason=repr(error)[:200])
+                    continue
+                if place and all(0 <= at <= at + len(data) <= PAGE_SIZE for at, data in place):
+                    self._note(name, place)
+            if len(self):
+                log.info("quarantine_read", path=str(path), places=len(self))
+
+
+def _overlap(place: _Place, spans: Sequence[tuple[int, int]]) -> bool:
+    return any(
+        start < at + len(data) and at < start + size for at, data in place for start, size in spans
+    )
+
+
+def quarantine_of(folder: Path, kept: ContentStore | None) -> Quarantine:
+    """The quarantine of a translator: on disk where its translations are."""
+    if kept is None or kept.folder is None:
+        return Quarantine()
+    return Quarantine(folder / f"quarantine-{kept.toolchain}.jsonl")

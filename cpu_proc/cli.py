@@ -207,7 +207,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "store": ("look after translations kept on disk: info, verify, clear", _store),
     "backends": ("list what translates guests' code, with options; compare two", _backends),
     "keys": ("make keys for translators on other hosts, and enter theirs", _keys),
-    "metrics": ("tell Prometheus what a translator counts", _metrics),
+    "metrics": ("tell Prometheus what translators and machines count", _metrics),
     "doctor": ("tell whether this computer has what a machine needs", _doctor),
     "explain": ("show what a run retired, when, why and by whom", _explain),
     "simulate": ("search the protocol between machine and translator for mistakes", _simulate),

@@ -27,6 +27,7 @@ from cpu_proc import engine as engines
 from cpu_proc import loader, mistakes, profile
 from cpu_proc.board import RAM_BASE, RESET_VECTOR, ROM_BASE, ROM_SIZE, Board
 from cpu_proc.console import Console
+from cpu_proc.counts import Teller
 from cpu_proc.culprit import Culprits
 from cpu_proc.exits import Exits
 from cpu_proc.hart import NEVER, QUIET, TICK_NS, Hart
@@ -116,6 +117,7 @@ class Machine:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self.console = Console(options.serial, self)
+        self.teller = Teller(self)
         self.ram = self.memory.add_ram(RAM_BASE, options.ram_size, self.guest.backings["ram"])
         self.memory.add_rom(ROM_BASE, ROM_SIZE, self.guest.backings["rom"])
         self.board = Board(self, options, self.console.write)
@@ -203,6 +205,7 @@ class Machine:
             thread.start()
         if self.profiler is not None:
             self.profiler.start()
+        self.teller.start()
 
     def load(self, *, fresh: bool = False) -> None:
         """Reset harts and devices and copy all images: at power-on and at every reset."""
@@ -238,6 +241,7 @@ class Machine:
     def close(self) -> None:
         """Let go of the translator, the console and the devices."""
         self.end(1)
+        self.teller.close()
         for thread in self._threads:
             thread.join(5.0)
         if self.translator is not None:

@@ -1,13 +1,15 @@
-"""`coldboot metrics`: a translator's counts for Prometheus.
+"""`coldboot metrics`: what a translator and the machines of this host count, for Prometheus.
 
-Problem: who runs a translator for many machines wants its load on a dashboard, and the translator
-itself should have no business with TCP. So this is a process of its own: it asks for the counts
-(STATS) when it is scraped, and answers HTTP.
+Problem: who runs a translator for many machines wants their load on a dashboard, and neither should
+have any business with TCP. So this is a process of its own: it asks for the counts when it is
+scraped (the translator by STATS, each machine by its socket), and answers HTTP.
 
 Invariants: a translator that does not answer is told as `coldboot_translator_up 0`, never as an
-error of the scrape or as counts of before; counts keep the translator's own names.
+error of the scrape or as counts of before; a machine that does not answer is not told at all;
+counts keep their own names.
 
-Read next: `protocol/session_book.py` (`counters`), `deploy/`.
+Read next: docs/metrics.md (every name), `protocol/session_book.py` (`counters`), `counts.py`,
+`deploy/`.
 """
 
 from __future__ import annotations
@@ -15,13 +17,17 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from cpu_proc.counts import machines as counts_of_machines
+from cpu_proc.latency import BOUNDS
 from protocol.errors import UserError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from prometheus_client.core import CollectorRegistry, Metric
 
@@ -34,9 +40,29 @@ GAUGES = {
     "modules": "translations in code segments",
     "code_bytes": "bytes used of code segments",
     "workers": "worker processes wanted",
+    "store_regions": "translations kept in memory",
+    "store_memory_bytes": "bytes of them",
+    "store_disk_bytes": "bytes of translations on disk",
 }
 """What goes up and down; everything else the translator counts only grows."""
 PREFIX = "coldboot_translator"
+MACHINE_GAUGES = {
+    "seconds": "seconds since power-on",
+    "epoch": "the epoch: all translations of an earlier one are dead",
+    "map_generation": "how often the memory map was changed",
+    "regions": "regions published now",
+}
+HART_COUNTERS = {
+    "instructions": "instructions retired, as of the hart's last look up from its work",
+    "traps": "exceptions and interrupts taken",
+    "decodes": "records filled",
+    "walks": "TLB misses that walked",
+    "tracked_stores": "stores to tracked lines",
+    "device_accesses": "accesses to devices",
+}
+HART_STATES = ("native", "python", "sleeps")
+LATENCY = "how long retirements of everything took"
+MACHINE = "coldboot_machine"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -47,6 +73,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=DEFAULT_LISTEN,
         metavar="ADDRESS:PORT",
         help="where to answer HTTP (default %(default)s)",
+    )
+    parser.add_argument(
+        "--machines",
+        type=Path,
+        metavar="FOLDER",
+        help="where machines have their sockets (default: in the user's runtime folder)",
     )
     parser.add_argument("--once", action="store_true", help="print the counts once, and end")
 
@@ -61,7 +93,7 @@ def run(arguments: Namespace) -> int:
         ) from error
     from protocol.transport import default_endpoint
 
-    collector = Collector(arguments.endpoint or default_endpoint())
+    collector = Collector(arguments.endpoint or default_endpoint(), arguments.machines)
     registry = CollectorRegistry(auto_describe=False)
     collector.register(registry)
     if arguments.once:
@@ -111,10 +143,11 @@ def ask(endpoint: str, deadline: float = DEADLINE) -> Mapping[str, int] | None:
 
 
 class Collector:
-    """Asks one translator, each time it is scraped."""
+    """Asks one translator and all machines, each time it is scraped."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, machines: Path | None = None) -> None:
         self._endpoint = endpoint
+        self._machines = machines
         self._asking = threading.Lock()
 
     def register(self, registry: CollectorRegistry) -> None:
@@ -146,3 +179,60 @@ class Collector:
                 yield CounterMetricFamily(f"{PREFIX}_{name}", name.replace("_", " "), value=value)
         if counts is not None:
             yield phases
+        yield from machine_metrics(list(counts_of_machines(self._machines)))
+
+
+def machine_metrics(told: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Metric]:
+    """What the machines tell, each by its name."""
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    def family(kind: type[Any], name: str, text: str, *labels: str) -> Any:
+        return kind(f"{MACHINE}_{name}", text, labels=["machine", *labels])
+
+    gauge, counter = GaugeMetricFamily, CounterMetricFamily
+    yield GaugeMetricFamily("coldboot_machines", "machines that answer", value=len(told))
+    info = family(
+        gauge, "info", "1; what the machine runs, and what translates", "guest", "backend"
+    )
+    single = {name: family(gauge, name, text) for name, text in MACHINE_GAUGES.items()}
+    resets = family(counter, "resets", "system resets")
+    harts = {name: family(counter, name, text, "hart") for name, text in HART_COUNTERS.items()}
+    states = family(gauge, "hart_state", "1 for what the hart is at", "hart", "state")
+    leaves = family(counter, "leaves", "times a hart left native code for Python", "hart", "cause")
+    devices = family(counter, "device_calls", "times Python was called for a device", "device")
+    retired = family(counter, "retirements", "what was retired", "cause")
+    requests = family(counter, "requests", "what became of requests for regions", "outcome")
+    phases = family(counter, "phase_seconds", "where the time of regions went", "phase")
+    latency = family(HistogramMetricFamily, "retirement_seconds", LATENCY, "part")
+    for name, one in told:
+        info.add_metric([name, one["guest"], one["backend"]], 1)
+        for key, metric in single.items():
+            metric.add_metric([name], one[key])
+        resets.add_metric([name], one["resets"])
+        for number, hart in enumerate(one["harts"]):
+            at = [name, str(number)]
+            for key, metric in harts.items():
+                metric.add_metric(at, hart[key])
+            for state in HART_STATES:
+                states.add_metric([*at, state], int(hart["state"] == state))
+            for cause, value in hart["leaves"].items():
+                leaves.add_metric([*at, cause], value)
+        for metric, values in (
+            (devices, one["devices"]),
+            (retired, one["retirements"]),
+            (requests, one["requests"]),
+        ):
+            for key, value in values.items():
+                metric.add_metric([name, key], value)
+        for phase, microseconds in one["phases_us"].items():
+            phases.add_metric([name, phase], microseconds / 1e6)
+        for part, histogram in one["latency"].items():
+            ends = [*map(str, BOUNDS), "+Inf"]
+            buckets = list(zip(ends, accumulate(histogram["buckets"]), strict=True))
+            latency.add_metric([name, part], buckets, histogram["sum"])
+    yield from (info, *single.values(), resets, *harts.values(), states, leaves, devices, retired)
+    yield from (requests, phases, latency)

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cpu_proc.culprit import NOBODY, Who
+from cpu_proc.latency import Latencies
 from protocol import mutants
 from protocol.generations import MASK
 from protocol.logs import get_logger
@@ -70,6 +71,7 @@ class Retirement:
         self.epoch = first_epoch
         self.history: deque[Event] = deque(maxlen=HISTORY)
         self.counts: Counter[str] = Counter()
+        self.latency = Latencies()  # of everything
         self.number = 0  # of the last event
         self.told: Callable[[Event], None] | None = None  # is called with each event
         self.dropping: Callable[[], None] | None = None  # before records are dropped, locked
@@ -137,6 +139,12 @@ class Retirement:
             more={"epoch": (before, self.epoch)},
         )
         self._enter(event)
+        self.latency.add(
+            harts_out=event.waited_ms,
+            records=event.records_ms,
+            translator=event.translator_ms,
+            whole=event.waited_ms + event.ms,
+        )
         log.info("everything_retired", cause=cause, epoch=self.epoch, ms=event.ms, **details)
 
     def _enter(self, event: Event) -> None:

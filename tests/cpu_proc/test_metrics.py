@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,11 +16,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cpu_proc import counts as machine_counts
 from cpu_proc.metrics import listen_address
 from protocol.errors import UserError
 from tests.system import programs, runner
 
 DEADLINE = 30.0
+NOBODY = {"coldboot_translator_up": 0, "coldboot_machines": 0}
 
 
 @contextmanager
@@ -50,17 +54,22 @@ def counts(text: str) -> dict[str, float]:
 
 
 def once(endpoint: str) -> tuple[int, dict[str, float]]:
-    done = subprocess.run(
-        runner.command("metrics", "--once", endpoint),
+    done = asked_once(endpoint, "/nowhere")
+    return done.returncode, counts(done.stdout)
+
+
+def asked_once(endpoint: str, machines: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        runner.command("metrics", "--once", "--machines", machines, endpoint),
         capture_output=True, text=True, timeout=60, check=False, env=runner.environment(),
     )  # fmt: skip
-    return done.returncode, counts(done.stdout)
 
 
 def test_what_a_translator_did_is_counted(tmp_path: Path):
     endpoint = f"ipc://{tmp_path}/translator"
     tmp_path.chmod(0o700)
-    with service("translator", "--endpoint", endpoint, ready=str(tmp_path / "notify")):
+    words = ("translator", "--endpoint", endpoint, "--store", "off")
+    with service(*words, ready=str(tmp_path / "notify")):
         status, before = once(endpoint)
         assert status == 0
         assert before["coldboot_translator_up"] == 1
@@ -73,14 +82,122 @@ def test_what_a_translator_did_is_counted(tmp_path: Path):
         assert after["coldboot_translator_phase_seconds_totalcodegen"] > 0
     status, gone = once(endpoint)
     assert status == 1
-    assert gone == {"coldboot_translator_up": 0}
+    assert gone == NOBODY
+
+
+RESTLESS = """
+main:
+    li t0, 0x80800000       # beyond the image: it stays through a reset
+    ld t1, 0(t0)
+    bnez t1, again
+    li t1, 1
+    sd t1, 0(t0)
+    li t2, 0x7777
+    li t3, FINISHER
+    sw t2, 0(t3)
+    j .
+again:
+    addi s6, s6, 1
+    bnez s6, again
+    j again
+"""
+"""Resets the system once, and then counts for ever."""
+
+
+def test_what_a_machine_does_is_counted_and_the_dashboard_shows_it(tmp_path: Path):
+    endpoint = f"ipc://{tmp_path}/coldboot/translator"
+    (tmp_path / "coldboot").mkdir(0o700)
+    machines = tmp_path / "coldboot" / "machines"
+    with service("translator", "--endpoint", endpoint, ready=str(tmp_path / "notify")):
+        words = ("-m", "32M", "-serial", "null", "-threshold", "2", "-translator", endpoint)
+        machine = subprocess.Popen(
+            runner.command("run", *words, programs.elf(RESTLESS, tmp_path)),
+            env={**runner.environment(), "XDG_RUNTIME_DIR": str(tmp_path)},
+        )
+        try:
+            name, _ = runner.until(
+                lambda: next(
+                    (
+                        (name, one)
+                        for name, one in machine_counts.machines(machines)
+                        if one["requests"].get("published") and one["resets"]
+                    ),
+                    None,
+                ),
+                "a machine that was reset and got a region",
+            )
+            assert name == str(machine.pid)
+            done = asked_once(endpoint, machines)
+        finally:
+            machine.terminate()
+            machine.wait(DEADLINE)
+    assert done.returncode == 0
+    assert not list(machines.iterdir()), "who ends by itself leaves nothing"
+    found = counts(done.stdout)
+    of = "coldboot_machine_"
+    assert found["coldboot_machines"] == 1
+    assert found[f"{of}info" + "".join(sorted([name, "program.elf", "llvm"]))] == 1
+    assert found[f"{of}resets_total{name}"] == 1
+    assert found[f"{of}retirements_total{name}system_reset"] == 1
+    assert found[f"{of}regions{name}"] >= 1
+    assert found[f"{of}requests_total{name}published"] >= 1
+    assert found[f"{of}instructions_total0{name}"] > 1000
+    assert found[f"{of}leaves_total0{name}hot"] >= 1
+    assert found[f"{of}retirement_seconds_bucket+Inf{name}whole"] == found[f"{of}epoch{name}"] - 1
+    told = {re.split(r"[^a-z_]", line)[0] for line in done.stdout.splitlines()}
+    for path in ("dashboard.json", "alerts.yml"):
+        text = (runner.REPOSITORY / "deploy" / "prometheus" / path).read_text()
+        asked = set(re.findall(r"\bcoldboot_[a-z_]+", text))
+        assert asked, path
+        assert asked - told == set(), f"{path} asks for what nobody tells"
+
+
+def test_the_dashboard_is_one():
+    path = runner.REPOSITORY / "deploy" / "prometheus" / "dashboard.json"
+    board = json.loads(path.read_text())
+    variables = {one["name"] for one in board["templating"]["list"]}
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(ids) == len(set(ids))
+    places = [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in board["panels"]]
+    assert len(places) == len(set(places))
+    for panel in board["panels"]:
+        assert panel["title"]
+        for target in panel["targets"]:
+            used = set(re.findall(r"\$([a-z]+)\b", target["expr"]))
+            assert used <= variables, target
+            assert target["expr"].count("(") == target["expr"].count(")")
+            assert target["expr"].count("{") == target["expr"].count("}")
+
+
+def test_a_machine_that_was_killed_is_told_no_more(tmp_path: Path):
+    (tmp_path / "coldboot").mkdir(0o700)
+    machines = tmp_path / "coldboot" / "machines"
+    words = ("-m", "32M", "-serial", "null", "-translator", "none")
+    machine = subprocess.Popen(
+        runner.command("run", *words, programs.elf(RESTLESS, tmp_path)),
+        env={**runner.environment(), "XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    try:
+        runner.until(lambda: list(machine_counts.machines(machines)), "a machine that answers")
+    finally:
+        machine.kill()
+        machine.wait(DEADLINE)
+    assert [str(machine.pid)] == [path.name for path in machines.iterdir()]
+    assert [] == list(machine_counts.machines(machines))
 
 
 def test_over_http(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        runner.command("metrics", "--listen", f"127.0.0.1:{port}", f"ipc://{tmp_path}/nobody"),
+        runner.command(
+            "metrics",
+            "--listen",
+            f"127.0.0.1:{port}",
+            "--machines",
+            tmp_path / "none",
+            f"ipc://{tmp_path}/nobody",
+        ),
         env=runner.environment(),
     )
     try:
@@ -94,7 +211,7 @@ def test_over_http(tmp_path: Path):
                     found = counts(answer.read().decode())
             except OSError:
                 continue
-        assert found == {"coldboot_translator_up": 0}
+        assert found == NOBODY
         process.terminate()
         assert process.wait(DEADLINE) == 0
     finally:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 import threading
 import time
 from itertools import count
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpu_proc.stats import CAUSES
+from protocol.errors import UserError
 from protocol.logs import get_logger
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 VERSION = 1
 LAST = 12  # retirements told
 PATIENCE = 2.0  # seconds for either side of a question
+HEAD_START = 0.2  # seconds a machine is left alone: no guest waits for our imports
 FOLDER = "machines"
 
 log = get_logger("counts")
@@ -44,9 +45,9 @@ log = get_logger("counts")
 
 def folder() -> Path:
     """Where machines of this user have their sockets."""
-    from protocol.transport import default_endpoint
+    from protocol.endpoints import runtime_folder
 
-    return Path(default_endpoint().removeprefix("ipc://")).parent / FOLDER
+    return runtime_folder() / FOLDER
 
 
 def gather(machine: Machine) -> dict[str, Any]:
@@ -123,6 +124,7 @@ class Teller:
                 self._socket.close()
 
     def _main(self) -> None:
+        self._machine.linger(HEAD_START)
         import json
 
         with self._gate:
@@ -130,7 +132,7 @@ class Teller:
                 return
             try:
                 listening = self._listen()
-            except OSError as error:
+            except (OSError, UserError) as error:
                 log.debug("counts_untold", reason=str(error))
                 return
         while True:
@@ -148,13 +150,11 @@ class Teller:
         """The socket: named by the process, and a number where it has several machines."""
         import socket
 
+        from protocol.endpoints import secure_folder
+
         place = folder()
-        for one in (place.parent, place):
-            with contextlib.suppress(FileExistsError):
-                one.mkdir(mode=0o700)
-            found = one.lstat()
-            if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-                raise OSError(f"{one} is open to other users")
+        secure_folder(place.parent)
+        secure_folder(place)
         listening = self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         for number in count():
             path = place / (f"{os.getpid()}.{number}" if number else f"{os.getpid()}")

@@ -101,6 +101,7 @@ class TranslatorLink:
         self.incarnation = 0
         self.backend = ""  # in force
         self.counts = self._publisher.counts
+        self.times = self._publisher.times
 
     # --- from any thread -----------------------------------------------------------------------
 

@@ -35,12 +35,12 @@ _LOOPBACK = re.compile(r"tcp://(127(\.[0-9]{1,3}){3}|localhost|\[::1\]):([0-9]{1
 
 def default_endpoint() -> str:
     """Where `coldboot translator` listens, and machines look, unless told otherwise."""
-    return f"ipc://{_runtime_folder() / 'translator'}"
+    return f"ipc://{runtime_folder() / 'translator'}"
 
 
 def private_endpoint() -> str:
     """An endpoint nobody else uses, for a machine that starts its own translator."""
-    return f"ipc://{_runtime_folder() / f'run-{os.getpid()}-{secrets.token_hex(4)}'}"
+    return f"ipc://{runtime_folder() / f'run-{os.getpid()}-{secrets.token_hex(4)}'}"
 
 
 def discard_endpoint(endpoint: str) -> None:
@@ -51,7 +51,7 @@ def discard_endpoint(endpoint: str) -> None:
         path.with_name(path.name + ".lock").unlink(missing_ok=True)
 
 
-def _runtime_folder() -> Path:
+def runtime_folder() -> Path:
     """``$XDG_RUNTIME_DIR/coldboot``, or a folder of this user's in the temporary folder."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isdir(runtime):
@@ -78,10 +78,10 @@ def check_endpoint(endpoint: str, keys: Keys | None) -> None:
         raise UserError(
             f"endpoint {endpoint} is longer than {_SUN_PATH} bytes: choose a shorter path"
         )
-    _secure_folder(Path(path).parent)
+    secure_folder(Path(path).parent)
 
 
-def _secure_folder(folder: Path) -> None:
+def secure_folder(folder: Path) -> None:
     """Make the folder, for its owner only; refuse one that others may write to or enter."""
     try:
         with contextlib.suppress(FileExistsError):

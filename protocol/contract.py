@@ -222,7 +222,7 @@ STRUCTURES = (
         "kept: a request is stamped when it is sent",
         "does not depend",
         "requests",
-        "cpu_proc/machine.py _serve_hot",
+        "cpu_proc/exits.py _serve_hot",
         "Hart.hot Hart.hot_count Hart.heat Hart.crossings",
     ),
     Structure(
@@ -255,7 +255,7 @@ STRUCTURES = (
         "served before the hart goes on",
         "does not depend",
         "requests",
-        "cpu_proc/machine.py _serve_retirement",
+        "cpu_proc/exits.py retirement",
         "Hart.exit_page Hart.exit_lines",
     ),
     Structure(

@@ -356,6 +356,7 @@ PLAIN = frozenset(
         "Hart.icount",
         "Hart.threshold",
         "Hart.hot_limit",
+        "Hart.hot_next",
         "Hart.pool_end",
         "Hart.clock_gettime",
         "Hart.host_read",

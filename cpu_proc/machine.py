@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from cpu_proc.explain_file import ExplainFile
     from cpu_proc.htif import Htif
+    from cpu_proc.qmp_server import QmpServer
     from cpu_proc.run_options import RunOptions
     from cpu_proc.translator import Swap, TranslatorLink
     from protocol.transport import Connection
@@ -109,6 +110,7 @@ class Machine:
         self.translator: TranslatorLink | None = None
         self.transport: Callable[[Connection], Connection] | None = None
         """What is put round each connection to the translator; the stress tool sets it."""
+        self.qmp: QmpServer | None = None
         self.exit_code: int | None = None
         self.failure: BaseException | None = None
         self.resets = 0
@@ -207,6 +209,23 @@ class Machine:
             self.profiler.start()
         self.teller.start()
 
+    def open_control(self) -> None:
+        """Have QMP served. Without -qmp it is in the user's runtime folder, if that can be."""
+        path = self.options.qmp
+        if path == "none":
+            return
+        from cpu_proc.qmp_server import QmpServer
+
+        if path:
+            self.qmp = QmpServer(self, path)
+            return
+        from cpu_proc import control_sockets
+
+        try:
+            self.qmp = QmpServer(self, control_sockets.own())
+        except (OSError, UserError) as error:
+            log.info("control_socket_missing", error=str(error))
+
     def load(self, *, fresh: bool = False) -> None:
         """Reset harts and devices and copy all images: at power-on and at every reset."""
         with self.lock:
@@ -246,6 +265,8 @@ class Machine:
             thread.join(5.0)
         if self.translator is not None:
             self.translator.close()
+        if self.qmp is not None:
+            self.qmp.close()
         for file in (self.explain, self.jitdump, self.profiler):
             if file is not None:
                 file.close()
@@ -389,6 +410,20 @@ class Machine:
             self.safe_point.part()
 
     @property
+    def hart_threads(self) -> dict[int, int]:
+        """The kernel's ids of harts' threads, by hart."""
+        return {i: thread.native_id or 0 for i, thread in enumerate(self._threads)}
+
+    @property
+    def hart_seconds(self) -> list[float]:
+        """Processor time of each hart's thread so far; 0 for one that has none."""
+        seconds = [0.0] * len(self.harts)
+        for i, thread in enumerate(self._threads):
+            if thread.is_alive() and thread.ident is not None:
+                seconds[i] = time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+        return seconds
+
+    @property
     def running(self) -> bool:
         """Whether harts have threads: from `power_on` to the end."""
         return any(thread.is_alive() for thread in self._threads)
@@ -420,6 +455,7 @@ def run(options: RunOptions) -> int:
             machine.dump_device_tree(options.dump_dtb)
             return 0
         machine.power_on()
+        machine.open_control()
         gc.freeze()  # what is there stays: a collection need not look at it
         code = machine.wait()
         if options.signature is not None:

@@ -114,3 +114,23 @@ def reason(error: OSError) -> str:
     return {"No such file or directory": "no such file"}.get(
         error.strerror or "", (error.strerror or str(error)).lower()
     )
+
+
+def server_socket(option: str, text: str) -> str:
+    """The path in `unix:PATH,server=on,wait=off`; "none" as it stands. Raises UserError."""
+    if text == "none":
+        return text
+    old = f"{text},".replace(",server,", ",server=on,").replace(",nowait,", ",wait=off,")
+    found = keys(option, old[:-1], "path")
+    only(option, text, found, ("path", "server", "wait"))
+    path = found["path"].removeprefix("unix:")
+    if path == found["path"] or not path:
+        raise complain(option, text, "unix:PATH,server=on,wait=off or none is expected")
+    if not on_off(option, text, found.get("server", "off")):
+        raise complain(option, text, "server=on is missing: this is the end that listens")
+    if on_off(option, text, found.get("wait", "on")):
+        raise complain(option, text, "wait=off is missing: a machine waits for nobody")
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise complain(option, text, f"there is no folder {folder}")
+    return path

@@ -392,6 +392,15 @@ def _loadvm(draft: _Draft, option: str, text: str) -> None:
     draft.options = replace(draft.options, load_snapshot=values.readable(option, text))
 
 
+@_option(
+    "qmp",
+    "unix:PATH,server=on,wait=off|none",
+    "speak QMP there (default: a socket of the user's own, for coldboot ctl)",
+)
+def _qmp(draft: _Draft, option: str, text: str) -> None:
+    draft.options = replace(draft.options, qmp=values.server_socket(option, text))
+
+
 @_option("stats", "", "tell at the end what was executed, translated and retired")
 def _stats(draft: _Draft, option: str, text: str) -> None:
     draft.options = replace(draft.options, stats=True)

@@ -123,6 +123,8 @@ class RunOptions:
     """A folder; write there what perf needs to name translated code."""
     symbols: tuple[str, ...] = ()
     """Files that name the guest's addresses, besides those loaded."""
+    qmp: str = ""
+    """The socket on which QMP is spoken; empty: one in the runtime folder; "none": nowhere."""
     stats: bool = False
     """Tell at the end what was executed, translated and retired."""
     max_instructions: int | None = None

@@ -50,9 +50,9 @@ from protocol.logs import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cpu_proc.control_socket import ControlSocket
     from cpu_proc.explain_file import ExplainFile
     from cpu_proc.htif import Htif
-    from cpu_proc.qmp_server import QmpServer
     from cpu_proc.run_options import RunOptions
     from cpu_proc.translator import Swap, TranslatorLink
     from protocol.transport import Connection
@@ -110,7 +110,7 @@ class Machine:
         self.translator: TranslatorLink | None = None
         self.transport: Callable[[Connection], Connection] | None = None
         """What is put round each connection to the translator; the stress tool sets it."""
-        self.qmp: QmpServer | None = None
+        self.control_socket: ControlSocket | None = None
         self.exit_code: int | None = None
         self.failure: BaseException | None = None
         self.resets = 0
@@ -214,15 +214,14 @@ class Machine:
         path = self.options.qmp
         if path == "none":
             return
-        from cpu_proc.qmp_server import QmpServer
+        from cpu_proc import control_socket
 
         if path:
-            self.qmp = QmpServer(self, path)
+            self.control_socket = control_socket.ControlSocket(self, path)
             return
-        from cpu_proc import control_sockets
-
         try:
-            self.qmp = QmpServer(self, control_sockets.own())
+            path = control_socket.default_path()
+            self.control_socket = control_socket.ControlSocket(self, path)
         except (OSError, UserError) as error:
             log.info("control_socket_missing", error=str(error))
 
@@ -265,8 +264,8 @@ class Machine:
             thread.join(5.0)
         if self.translator is not None:
             self.translator.close()
-        if self.qmp is not None:
-            self.qmp.close()
+        if self.control_socket is not None:
+            self.control_socket.close()
         for file in (self.explain, self.jitdump, self.profiler):
             if file is not None:
                 file.close()

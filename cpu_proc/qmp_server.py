@@ -9,9 +9,8 @@ Invariants:
 - `tell` (an event, from any thread under any lock) appends and wakes; it waits for nothing.
 - A client with `PENDING` commands waiting is not read from; one that leaves `BUFFERED` bytes
   unread is cut off. More than `CLIENTS` at once are turned away.
-- The socket is the user's alone: mode 0600 before anybody can connect. `close` removes it.
 
-Read next: `qmp.py` (the protocol), `qmp_commands.py`.
+Read next: `control_socket.py` (the socket), `qmp.py` (the protocol), `qmp_commands.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import os
 import queue
 import select
 import socket
-import stat
 import threading
 import time
 from collections import deque
@@ -29,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 
 from cpu_proc import qmp
 from cpu_proc.qmp_commands import QmpCommands
-from protocol.errors import UserError
 from protocol.logs import get_logger
 
 if TYPE_CHECKING:
@@ -75,21 +72,16 @@ class _Client:
 
 
 class QmpServer:
-    """Serves one machine on one socket. Raises UserError if the socket cannot be made."""
+    """Serves one machine's clients."""
 
-    def __init__(self, machine: Machine, path: str) -> None:
-        self.path = path
+    def __init__(self, machine: Machine, listener: socket.socket, wake: int) -> None:
+        """`wake`: an eventfd."""
         self.commands = QmpCommands(machine)
-        self._machine = machine
         self._events: deque[dict[str, Any]] = deque()
         self._clients: dict[int, _Client] = {}
-        self._listener = listen(path)
-        self._inode = os.stat(path).st_ino
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._listener = listener
+        self._wake = wake
         self._closing = False
-        self._thread = threading.Thread(target=self._serve, name="qmp", daemon=True)
-        machine.listeners.append(self.tell)
-        self._thread.start()
 
     def wake(self) -> None:
         """Have the thread look."""
@@ -108,18 +100,14 @@ class QmpServer:
         self.wake()
 
     def close(self) -> None:
-        """Send what is pending, end the thread, remove the socket."""
+        """Have `serve` send what is pending, and return."""
         self._closing = True
-        self._machine.listeners.remove(self.tell)
         self.wake()
-        self._thread.join(2 * CLOSE_PATIENCE)
-        with contextlib.suppress(OSError):
-            if os.stat(self.path).st_ino == self._inode:  # nobody else's by now
-                os.unlink(self.path)
 
     # --- the thread ----------------------------------------------------------------------------
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
+        """Serve until `close`."""
         deadline = None
         while True:
             while self._events:
@@ -135,7 +123,6 @@ class QmpServer:
             self._turn(0.05 if self._closing else None)
         for descriptor in list(self._clients):
             self._drop(descriptor)
-        self._listener.close()
 
     def _turn(self, seconds: float | None) -> None:
         """Wait, and do what there is to do."""
@@ -199,36 +186,3 @@ class QmpServer:
         client = self._clients.pop(descriptor)
         client.requests.put(None)
         client.connection.close()
-
-
-def listen(path: str) -> socket.socket:
-    """A listening socket that only this user may connect to. Raises UserError."""
-    with contextlib.suppress(OSError):
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise UserError(f"-qmp unix:{path}: there is something else of that name")
-        if is_served(path):
-            raise UserError(f"-qmp unix:{path}: another machine listens there")
-        os.unlink(path)  # left behind by one that was killed
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        listener.bind(path)
-        os.chmod(path, 0o600)  # nobody can connect before `listen`
-        listener.listen(CLIENTS)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise UserError(f"-qmp unix:{path}: {error.strerror or error}") from error
-    return listener
-
-
-def is_served(path: str) -> bool:
-    """Whether somebody listens at a socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.settimeout(1.0)
-            probe.connect(path)
-        except TimeoutError:
-            return True
-        except OSError:
-            return False
-    return True

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpu_proc import qmp, qmp_server
+from cpu_proc import control_socket, qmp
 from cpu_proc.options import parse
 from protocol.errors import UserError
 from tests.system import programs, runner
@@ -182,7 +182,7 @@ def machine(folder: Path, *words: str, path: Path | None = None) -> Iterator[Pat
         stdin=subprocess.DEVNULL,
     )
     try:
-        runner.until(lambda: qmp_server.is_served(str(where)), "its socket", DEADLINE)
+        runner.until(lambda: control_socket.is_served(str(where)), "its socket", DEADLINE)
         yield where
         if process.poll() is None:
             client = negotiated(where)
@@ -331,11 +331,11 @@ def test_a_socket_left_behind_is_taken_over_and_one_in_use_is_not(tmp_path: Path
     path = tmp_path / "left"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    listener = qmp_server.listen(str(path))
+    listener = control_socket.listen(str(path))
     with pytest.raises(UserError, match="another machine"):
-        qmp_server.listen(str(path))
+        control_socket.listen(str(path))
     listener.close()
     path.unlink()
     path.write_text("a file")
     with pytest.raises(UserError, match="something else"):
-        qmp_server.listen(str(path))
+        control_socket.listen(str(path))

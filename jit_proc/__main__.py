@@ -87,6 +87,17 @@ def _parser() -> argparse.ArgumentParser:
         " (default: the user's runtime folder)",
     )
     parser.add_argument(
+        "--listen",
+        metavar="tcp://HOST:PORT",
+        help="do jobs for translators on other hosts, instead of serving machines on this one",
+    )
+    parser.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FOLDER",
+        help="with --listen: keys of this side and of those that may come (see `coldboot keys`)",
+    )
+    parser.add_argument(
         "--workers",
         type=_workers,
         default=default_workers(),
@@ -177,16 +188,26 @@ def run(arguments: list[str] | None = None) -> int:
         if (value := getattr(asked, name)) is not None
     }
     options = Options(**chosen)
-    return _build_engine(options) if asked.build_engine else _serve(options)
+    if asked.build_engine:
+        return _build_engine(options)
+    if asked.listen is None and asked.keys is not None:
+        raise UserError("translator: --keys goes with --listen")
+    return _serve(options, asked.listen, asked.keys)
 
 
-def _serve(options: object) -> int:
+def _serve(options: object, listen: str | None, folder: Path | None) -> int:
+    from jit_proc.agent_server import JobServer
     from jit_proc.process import tell_service_manager
     from jit_proc.service import Broker
     from jit_proc.service_options import Options
+    from protocol import keys
 
     assert isinstance(options, Options)
-    broker = Broker(options)
+    broker: Broker | JobServer
+    if listen is not None:
+        broker = JobServer(options, listen, keys.load(folder or keys.default_folder()))
+    else:
+        broker = Broker(options)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: broker.stop(signal.Signals(received).name))
     log = logs.get_logger("translator")

@@ -40,7 +40,8 @@ class Job:
     enterable, ascending. `state_word`: as in TRANSLATE. `backend`: with its options, as it is spelt
     (`protocol/backends.py`). `level`: as in TRANSLATE. `known`, `seen`: advice, as in TRANSLATE;
     any translation that can be entered at `entries` is right, whatever it was advised. `hints`:
-    values that a hart's registers had of late, for who wants to try a translation.
+    values that a hart's registers had of late, for who wants to try a translation. `cpu`: the
+    level of the architecture that the code may use, in LLVM's spelling; empty for this host's CPU.
     """
 
     page: int
@@ -52,6 +53,7 @@ class Job:
     known: tuple[int, ...] = ()
     seen: bytes = b""
     hints: tuple[int, ...] = ()
+    cpu: str = ""
 
 
 @dataclass(frozen=True, slots=True)

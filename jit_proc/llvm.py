@@ -86,12 +86,26 @@ def host_cpu() -> tuple[str, str]:
     return binding.get_host_cpu_name(), features.flatten(sort=True)
 
 
-@cache
-def target_machine(level: int = DEFAULT_LEVEL, isel: str = DEFAULT_ISEL) -> Any:
-    """The host's TargetMachine for codegen `level` 0 to 3 (position independent, small code
-    model) and a selector of instructions, `fast` or `dag`; one of each kind.
+_made_for = [""]  # the CPU in force; empty: this host's
+
+
+def make_for(cpu: str) -> None:
+    """Have code be made for a CPU by its name, or for this host's if it is empty, until told
+    otherwise.
     """
-    cpu, features = host_cpu()
+    _made_for[0] = cpu
+
+
+def target_machine(level: int = DEFAULT_LEVEL, isel: str = DEFAULT_ISEL) -> Any:
+    """The TargetMachine for codegen `level` 0 to 3 (position independent, small code model) and a
+    selector of instructions, `fast` or `dag`; one of each kind, and for each CPU.
+    """
+    return _target_machine(level, isel, _made_for[0])
+
+
+@cache
+def _target_machine(level: int, isel: str, other: str) -> Any:
+    cpu, features = (other, "") if other else host_cpu()
     target = binding.Target.from_default_triple()
     return target.create_target_machine(
         cpu=cpu, features=features, opt=level, reloc="pic", codemodel="small"
@@ -215,14 +229,14 @@ def _verify(module: Any) -> None:
 
 def _optimize(module: Any, methods: Sequence[str]) -> None:
     if methods:
-        manager, builder = _pipeline(tuple(methods))
+        manager, builder = _pipeline(tuple(methods), _made_for[0])
         manager.run(module, builder)
 
 
 @cache
-def _pipeline(methods: tuple[str, ...]) -> tuple[Any, Any]:
-    """A pass manager and its builder, kept for the process: llvmlite frees a manager but not its
-    passes, 15 KiB a region.
+def _pipeline(methods: tuple[str, ...], cpu: str) -> tuple[Any, Any]:
+    """A pass manager and its builder for the CPU in force, kept for the process: llvmlite frees a
+    manager but not its passes, 15 KiB a region.
     """
     options = binding.create_pipeline_tuning_options()
     builder = binding.create_pass_builder(target_machine(), options)

@@ -36,6 +36,7 @@ from itertools import count
 
 from jit_proc import backends, content_store
 from jit_proc import job as work
+from jit_proc.agent import Workplaces
 from jit_proc.backends.llvm import DEFAULT_LIFTER
 from jit_proc.code_space import CodeSpaceFull
 from jit_proc.machine_view import Unreadable
@@ -118,7 +119,7 @@ class Broker:
         self.quarantine = quarantine_of(self.store.folder, self.kept)
         self._compared = 0  # states from which regions were compared
         self._fresh: deque[tuple[int, int]] = deque()  # session, id: not looked for in it yet
-        self.pool = make_pool(options)
+        self.pool = Workplaces(make_pool(options), self.server)
         self._timers = Timers()
         self._machines = Served(options.code_space)
         self._peers: dict[int, bytes] = {}  # of sessions that are being attached
@@ -221,10 +222,7 @@ class Broker:
 
     def _feed(self) -> None:
         """Give jobs to idle workers: read their bytes now."""
-        while self.pool.idle:
-            job = self.sessions.take()
-            if job is None:
-                return
+        while (job := self.sessions.take(self.pool.has_room)) is not None:
             machine = self._machines[job.session]
             asked = job.request
             now = time.monotonic()
@@ -243,7 +241,6 @@ class Broker:
                 continue
             ticket = next(self._tickets)
             self._running[ticket] = running
-            self.pool.start()
             self.pool.submit(ticket, running.pure)
 
     def _serve_kept(self) -> None:
@@ -274,6 +271,7 @@ class Broker:
             workers_died=self.pool.died,
             states_compared=self._compared,
             **self.quarantine.counters(),
+            **self.pool.counters(),
             **(self.kept.counters() if self.kept is not None else {}),
         )
 
@@ -365,7 +363,6 @@ class Broker:
     def _build(self, build: Build) -> None:
         ticket = next(self._tickets)
         self._running[ticket] = build
-        self.pool.start()
         self.pool.submit(ticket, work.EngineJob())
 
     # --- actions -------------------------------------------------------------------------------

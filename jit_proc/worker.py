@@ -63,6 +63,9 @@ def perform(job: AnyJob, lifter: str = DEFAULT_LIFTER, engine: str = DEFAULT_ENG
         if isinstance(job, EngineJob):
             build: EngineBuilder = resolve(engine)
             return EngineBuilt(*build())
+        from jit_proc.llvm import make_for
+
+        make_for(job.cpu)
         name, settings = parse(job.backend)
         backend = Llvm(lifter) if name == "llvm" else backends.find(name)
         return backend.translate(job, settings)

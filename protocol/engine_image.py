@@ -103,7 +103,7 @@ def engine_key(isa_hash: str, layout_hash: str, options: str = "") -> str:
     """
     digest = hashlib.blake2b(digest_size=16, person=b"coldboot engine")
     inputs = (isa_hash, layout_hash, options, host_cpu(), llvmlite_version())
-    for part in (str(FORMAT), *inputs, mutants.engine_suffix(), *_source_texts()):
+    for part in (str(FORMAT), *inputs, mutants.engine_suffix(), *source_texts()):
         data = part.encode()
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
@@ -152,7 +152,7 @@ def llvmlite_library() -> tuple[int, int]:
     return 0, 0
 
 
-def _source_texts() -> Iterable[str]:
+def source_texts() -> Iterable[str]:
     """The text of all that makes the engine, read without importing any of it.
 
     A machine without the translator installed gets another key by this, never a wrong file.

@@ -24,6 +24,7 @@ Read next: `protocol.session` (the actions), `protocol.session_machine`, `protoc
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 
 from protocol.generations import Epoch, Stamp, is_older
@@ -101,13 +102,17 @@ class TranslatorSessions:
 
     # --- jobs ------------------------------------------------------------------------------------
 
-    def take(self) -> Job | None:
-        """The next job for a free worker: sessions in turn, the hottest request of each first."""
+    def take(self, has_room: Callable[[str], bool] = lambda _: True) -> Job | None:
+        """The next job for a free worker: sessions in turn, the hottest request of each first.
+
+        `has_room`: whether a job for a backend can be begun.
+        """
         for _ in range(len(self._turns)):
             number = self._turns[0]
             self._turns.rotate(-1)
             one = self._sessions[number]
-            job = one.jobs.take() if one.state == "attached" else None
+            ready = one.state == "attached" and one.jobs.queued and has_room(one.backend)
+            job = one.jobs.take() if ready else None
             if job is not None:
                 return job
         return None

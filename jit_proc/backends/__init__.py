@@ -12,8 +12,8 @@ Invariants:
   broker, `translate` runs in workers, and imports there what it needs.
 
 Backends: `llvm` (what runs fast), `reference` (what is trusted), `none` (what tier 0 does alone),
-`shadow` (two of them, compared), and those that installed packages offer by an entry point of the
-group `coldboot.backends`.
+`remote` (what another host does), `shadow` (two of them, compared), and those that installed
+packages offer by an entry point of the group `coldboot.backends`.
 
 Read next: `protocol/backends.py` (how one is spelt), `llvm.py`, `reference.py`, `worker.py`.
 """
@@ -71,6 +71,7 @@ _BUILT_IN = {
     "reference": "jit_proc.backends.reference:REFERENCE",
     "none": "jit_proc.backends.none:NONE",
     "shadow": "jit_proc.backends.shadow:SHADOW",
+    "remote": "jit_proc.backends.remote:REMOTE",
 }
 
 
@@ -160,7 +161,7 @@ def complaint(word: str) -> str:
         return f"backend {name} is {'' if two else 'not '}made of two others: write {example}"
     for key in (OF, AGAINST) if two else ():
         inner = name_of(settings[key])
-        if is_made_of_two(inner) or inner == "none":
+        if is_made_of_two(inner) or inner in ("none", "remote"):
             return f"backend {name}: {inner} is nothing to compare"
         if why := complaint(settings.pop(key)):
             return why
@@ -171,7 +172,9 @@ def complaint(word: str) -> str:
             return f"backend {name} has no option {key}: {has}"
         if not re.fullmatch(option.pattern, value):
             return f"backend {name}: {key}={value} is not possible: {option.values}"
-    return ""
+    together = getattr(find(name), "complaint", None)
+    why = together(settings) if together is not None else ""
+    return f"backend {name}: {why}" if why else ""
 
 
 def is_made_of_two(name: str) -> bool:
@@ -183,11 +186,11 @@ def listing() -> str:
     """All backends with their options, for people."""
     lines = []
     for name in names():
-        why = complaint(f"{name}:llvm,reference" if is_made_of_two(name) else name)
-        if why:
-            lines.append(f"{name:<30}{why}")
+        try:
+            backend = find(name)
+        except Exception as error:
+            lines.append(f"{name:<30}cannot be loaded: {error}")
             continue
-        backend = find(name)
         spelt = f"{name}:BACKEND,BACKEND" if is_made_of_two(name) else name
         lines.append(f"{spelt:<30}{backend.summary}")
         for option in backend.options:

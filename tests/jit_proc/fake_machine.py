@@ -55,7 +55,9 @@ def segment(
 class FakeMachine:
     """Asks a translator for code and collects what it answers, by kind of action."""
 
-    def __init__(self, endpoint: str, *, seals: int = F_SEAL_SHRINK | F_SEAL_GROW) -> None:
+    def __init__(
+        self, endpoint: str, *, seals: int = F_SEAL_SHRINK | F_SEAL_GROW, backend: str = ""
+    ) -> None:
         self.epoch, self.map_generation = 1, 1
         self.generations = [0] * PAGES
         self._ram_fd, self.ram = segment("ram", PAGES * PAGE_SIZE, seals)
@@ -74,6 +76,7 @@ class FakeMachine:
             Segment(f"/proc/{pid}/fd/{self._ram_fd}", PAGES * PAGE_SIZE),
             0x80000000,
             Segment(f"/proc/{pid}/fd/{self._ctrl_fd}", size),
+            backend=backend,
         )
         self.session = MachineSession(offer, self.epoch)
         self.client = Client(endpoint)
@@ -157,6 +160,10 @@ class FakeMachine:
     def attached(self) -> FakeMachine:
         self.wait(AttachCode)
         return self
+
+    def answered(self) -> bool:
+        """Whether a request has an answer that was not taken yet."""
+        return any(isinstance(action, Publish | RequestRefused) for action in self.seen)
 
     def translated(self) -> Translated:
         return self.wait(Publish).message

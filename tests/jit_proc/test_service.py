@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 def connect() -> Iterator[Connect]:
     machines: list[FakeMachine] = []
 
-    def connect(service: Service, **options: int) -> FakeMachine:
+    def connect(service: Service, **options: Any) -> FakeMachine:
         machines.append(FakeMachine(service.endpoint, **options))
         return machines[-1]
 

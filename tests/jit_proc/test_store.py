@@ -149,7 +149,7 @@ def test_the_key_covers_what_the_code_depends_on(monkeypatch: pytest.MonkeyPatch
     for name, value in (
         ("host_cpu", lambda: "another"),
         ("llvmlite_version", lambda: "99"),
-        ("_source_texts", lambda: ["changed"]),
+        ("source_texts", lambda: ["changed"]),
         ("FORMAT", 99),
     ):
         with monkeypatch.context() as patch:

@@ -48,6 +48,7 @@ PACKAGES = {
     "spin": "spin",
     "gcc": "gcc",
     "systemd-analyze": "systemd",
+    "docker-compose": "docker-compose",
     "/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin": "opensbi",
     "/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_jump.bin": "opensbi",
     "/usr/lib/u-boot/qemu-riscv64/u-boot.bin": "u-boot-qemu",

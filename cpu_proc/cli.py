@@ -176,6 +176,13 @@ def _stress(words: list[str]) -> int:
     return _with_argparse("stress", cli.add_arguments, cli.run, words)
 
 
+def _conformance(words: list[str]) -> int:
+    from cpu_proc.conformance import cli
+
+    _unwind_on_signals()
+    return _with_argparse("conformance", cli.add_arguments, cli.run, words)
+
+
 def _compare(words: list[str]) -> int:
     from cpu_proc.compare import cli
 
@@ -212,5 +219,6 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "explain": ("show what a run retired, when, why and by whom", _explain),
     "simulate": ("search the protocol between machine and translator for mistakes", _simulate),
     "stress": ("let guests look for stale code, for as long as you like", _stress),
+    "conformance": ("try a translator of your own: does it keep to the protocol", _conformance),
     "compare": ("run the same guests on other emulators; a table of what they saw", _compare),
 }

@@ -76,19 +76,22 @@ def template(decoded: Decoded) -> bytes | None:
     return None
 
 
-def run_from(content: bytes, start: int) -> tuple[bytes, int, int]:
-    """The code of the run that begins at an offset of the page: code, its end, instructions."""
-    code, offset, count = b"", start, 0
+def run_from(content: bytes, start: int) -> tuple[bytes, int, int, int]:
+    """The code of the run that begins at an offset of the page: code, its end, instructions; and
+    the end of what was looked at: with another instruction behind it the run would be longer.
+    """
+    code, offset, count, seen = b"", start, 0, start
     while count < LONGEST and offset + 2 <= PAGE_SIZE:
         raw = int.from_bytes(content[offset : offset + 4], "little")
         decoded = isa.decode(raw)
+        seen = min(PAGE_SIZE, offset + (4 if decoded is None else decoded.length))
         if decoded is None or offset + decoded.length > PAGE_SIZE - 4:
             break  # tier 0 knows what to do at a page's end
         piece = template(decoded)
         if piece is None:
             break
         code, offset, count = code + piece, offset + decoded.length, count + 1
-    return code, offset, count
+    return code, offset, count, seen
 
 
 class Template:
@@ -106,14 +109,14 @@ class Template:
         entries: list[tuple[int, int]] = []
         spans: list[tuple[int, int]] = []
         for slot in job.entries:
-            body, end, count = run_from(job.content, 2 * slot)
+            body, end, count, seen = run_from(job.content, 2 * slot)
             if not count or (spans and 2 * slot < spans[-1][1]):
                 continue
             entries.append((slot, len(code)))
             if spans and spans[-1][1] == 2 * slot:
-                spans[-1] = (spans[-1][0], end)
+                spans[-1] = (spans[-1][0], seen)
             else:
-                spans.append((2 * slot, end))
+                spans.append((2 * slot, seen))
             # Retire what was executed, and go on by the record behind it: the only way out.
             step = (end - 2 * slot) // 2 * RECORD_SIZE
             code += body + number("4981c7", count) + number("4981c5", step) + b"\x41\xff\x65\0"

@@ -464,6 +464,15 @@ class Client(_Socket):
             return False
         return True
 
+    def send_frames(self, *frames: bytes) -> bool:
+        """Queue any frames, whether or not they are a message: for those who try a translator."""
+        assert self._socket is not None
+        try:
+            self._socket.send_multipart(frames, self._zmq.NOBLOCK)
+        except self._zmq.Again:
+            return False
+        return True
+
 
 def new_pair() -> tuple[str, str]:
     """A new pair of keys: public and secret."""

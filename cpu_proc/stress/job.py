@@ -42,8 +42,8 @@ _ending = threading.Event()
 _running: set[subprocess.Popen[str]] = set()  # changed by whole operations only: set.add, discard
 
 
-def run_job(job: Job) -> Result:
-    """Do a job in a process of its own. A crash or a hang is a result, not an error.
+def run_job(job: Job, module: str = "cpu_proc.stress.job") -> Result:
+    """Do a job in a process of its own, `module`'s. A crash or a hang is a result, not an error.
 
     Raises Abandoned when this process is about to end.
     """
@@ -52,7 +52,7 @@ def run_job(job: Job) -> Result:
     patience = LONGEST * float(job.get("patience", 60.0))
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "cpu_proc.stress.job"],
+        [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -52,13 +52,16 @@ MAX_HARTS = 4
 
 @dataclass(frozen=True)
 class Mode:
-    """How code gets to be executed. `warm`: calls before code counts as hot; `rounds`: changes."""
+    """How code gets to be executed. `warm`: calls before code counts as hot; `rounds`: changes.
+    `translator`, `backend`: as in `RunOptions`.
+    """
 
     name: str
     translator: str
     threshold: int
     warm: int
     rounds: int
+    backend: str = ""
 
 
 MODES = {

@@ -89,19 +89,21 @@ def run(
     patience: float = PATIENCE,
     chaos: Mapping[str, float] | None = None,
     seed: int = 0,
+    kind: type[Trial] | None = None,
 ) -> Outcome:
     """Run a scenario's program to its end and judge what it printed.
 
     `chaos`: a plan of disturbances meanwhile, at moments that `seed` chooses (`disturbance.py`).
+    `kind`: another outside world than `Trial`'s.
     """
     mode = MODES[mode] if isinstance(mode, str) else mode
     if "aged" in scenario.options:
         young = replace(scenario, options=scenario.options - {"aged", "icount"})
-        run(young, mode, harts, rounds=rounds, patience=patience)
+        run(young, mode, harts, rounds=rounds, patience=patience, kind=kind)
     with tempfile.TemporaryDirectory(prefix="coldboot-trial-") as temporary:
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
-        trial = Trial(scenario, mode, max(harts, scenario.harts), place, rounds)
+        trial = (kind or Trial)(scenario, mode, max(harts, scenario.harts), place, rounds)
         if chaos:
             trial.disturbance = Disturbance(trial.machine, chaos, seed)
         try:
@@ -157,6 +159,7 @@ class Trial:
             harts=harts,
             serial=Serial("file", f"/proc/self/fd/{out}"),
             translator=self.mode.translator,
+            backend=self.mode.backend,
             threshold=self.mode.threshold,
             svadu="svade" not in wanted,
             icount=ICOUNT_SHIFT if "icount" in wanted else None,
@@ -347,26 +350,31 @@ class Trial:
         finally:
             host.resume()
 
+    def translator_pid(self) -> int | None:
+        """The translator's process, if it may be killed and stopped."""
+        link = self.machine.translator
+        return None if link is None else link.child_pid
+
     def do_kill(self) -> bytes:
         """`kill`: SIGKILL to the translator; answered when the machine knows."""
         import signal
 
-        link = self.machine.translator
-        if link is None or link.child_pid is None:
+        link, pid = self.machine.translator, self.translator_pid()
+        if link is None or pid is None:
             return DONE  # nothing to kill: the program goes on
         epoch = self.machine.retirement.epoch
         self._killed = link.incarnation
-        os.kill(link.child_pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         return DONE if self.until(lambda: self.machine.retirement.epoch > epoch) else FAILED
 
     def do_slow(self, milliseconds: str) -> bytes:
         """`slow MS`: the translator's workers stand still for so long, from now on."""
         import signal
 
-        link = self.machine.translator
-        if link is None or link.child_pid is None:
+        pid = self.translator_pid()
+        if pid is None:
             return DONE
-        task = f"/proc/{link.child_pid}/task/{link.child_pid}/children"
+        task = f"/proc/{pid}/task/{pid}/children"
         with open(task, encoding="ascii") as file:
             workers = [int(word) for word in file.read().split()]
         for pid in workers:

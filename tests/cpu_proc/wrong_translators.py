@@ -59,11 +59,12 @@ def drops_retire_when_full() -> None:
 
 
 def omits_a_span() -> None:
-    from jit_proc import service
+    from jit_proc import service as module
     from protocol.generations import identity_of
     from protocol.messages import Span
 
-    describe = service._describe
+    service: Any = module
+    describe = service.describe
 
     def shorter(running: Any, outcome: Any, offset: int) -> Any:
         region = describe(running, outcome, offset)
@@ -71,7 +72,7 @@ def omits_a_span() -> None:
         spans = (*region.spans[:-1], Span(start, max(2, length // 4 * 2)))
         return replace(region, spans=spans, identity=identity_of(running.content, spans))
 
-    service._describe = shorter
+    service.describe = shorter
 
 
 def remembers_refusals() -> None:
@@ -97,10 +98,11 @@ def remembers_refusals() -> None:
 
 
 def lies_about_its_segment() -> None:
-    from jit_proc import service
+    from jit_proc import service as module
     from protocol.messages import Segment
 
-    service._segment = lambda code: Segment(code.path, 2 * code.size)
+    service: Any = module
+    service.segment = lambda code: Segment(code.path, 2 * code.size)
 
 
 def dies_of_garbage() -> None:

@@ -22,7 +22,7 @@ MAX_LENGTH = 128
 OF, AGAINST = "of", "against"  # options of a backend that is made of two
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_VALUE = re.compile(r"[A-Za-z0-9_+.:/-]{1,64}")
+_VALUE = re.compile(r"[A-Za-z0-9_+.:/-]{1,100}")
 
 
 def parse(word: str) -> tuple[str, dict[str, str]]:

@@ -47,6 +47,7 @@ PACKAGES = {
     "cpio": "cpio",
     "spin": "spin",
     "gcc": "gcc",
+    "ip": "iproute2",
     "systemd-analyze": "systemd",
     "docker-compose": "docker-compose",
     "/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin": "opensbi",

@@ -253,11 +253,22 @@ def read_events(path: Path) -> list[Event]:
 class Translator:
     """A running `coldboot translator`. `endpoint` is what machines are given."""
 
-    def __init__(self, folder: Path, *words: str | Path, endpoint: str | None = None) -> None:
-        """`folder`: for its log, and for its socket unless `endpoint` says where."""
+    def __init__(
+        self,
+        folder: Path,
+        *words: str | Path,
+        endpoint: str | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        """`folder`: for its log, and for its socket unless `endpoint` says where. `prefix`: what
+        the command line begins with.
+        """
         self.endpoint = endpoint or f"ipc://{socket_folder()}/translator"
         self.log_path = Path(tempfile.mkstemp(suffix=".translator.log", dir=folder)[1])
-        line = command("translator", "--endpoint", self.endpoint, "--log-json", *words)
+        line = [
+            *prefix,
+            *command("translator", "--endpoint", self.endpoint, "--log-json", *words),
+        ]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()

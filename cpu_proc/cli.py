@@ -151,6 +151,12 @@ def _guests(words: list[str]) -> int:
     return _with_argparse("guests", guests.add_arguments, guests.run, words)
 
 
+def _ctl(words: list[str]) -> int:
+    from cpu_proc import ctl
+
+    return _with_argparse("ctl", ctl.add_arguments, ctl.run, words)
+
+
 def _doctor(words: list[str]) -> int:
     from cpu_proc import doctor
 
@@ -215,6 +221,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "backends": ("list what translates guests' code, with options; compare two", _backends),
     "keys": ("make keys for translators on other hosts, and enter theirs", _keys),
     "metrics": ("tell Prometheus what translators and machines count", _metrics),
+    "ctl": ("tell running machines what to do: swap backends, stop, reset, look", _ctl),
     "doctor": ("tell whether this computer has what a machine needs", _doctor),
     "explain": ("show what a run retired, when, why and by whom", _explain),
     "simulate": ("search the protocol between machine and translator for mistakes", _simulate),

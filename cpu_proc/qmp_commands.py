@@ -181,6 +181,7 @@ class QmpCommands:
         return {
             "epoch": book.epoch,
             "total": book.number,
+            "now": book.now(),
             "counts": dict(book.counts),
             "events": [
                 {

@@ -1,5 +1,6 @@
 """Run a workload for any number of rounds; see the package's docstring.
 
+    python -m tests.system.workloads swaps [--swaps N] [--kills N] [--upgrades N]
     python -m tests.system.workloads NAME [--harts N] [--count N] [--emulator E]... [--rounds N]
 
 With several emulators they run in turn, `--rounds` times; medians are printed, nothing is asserted
@@ -14,7 +15,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from tests.system.workloads import emulators, flash, linux
+from tests.system.workloads import emulators, flash, linux, swaps
 from tests.system.workloads.emulators import WorkloadError
 
 FLASH = {"flash": False, "flash-reset": True}
@@ -24,6 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; the exit status."""
     from cpu_proc.guests import default_folder
 
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["swaps"]:
+        return swaps.main(words[1:])
     parser = argparse.ArgumentParser(prog="python -m tests.system.workloads")
     known = [*linux.WORKLOADS, *FLASH]
     parser.add_argument("name", choices=known, help="which workload")
@@ -33,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=1, help="runs of each emulator (default 1)")
     parser.add_argument("--deadline", type=float, default=3600.0, help="seconds for one run")
     parser.add_argument("--guests", type=Path, default=default_folder())
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     took: dict[tuple[str, str], list[float]] = defaultdict(list)
     chosen = list(dict.fromkeys(options.emulator or ["coldboot"]))
     status = 0

@@ -63,6 +63,18 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _machines(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} machines: 1 to 1024 are possible")
+    return int(text)
+
+
+def _queue(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1 << 16:
+        raise argparse.ArgumentTypeError(f"a queue of {text!r}: 1 to 65536 are possible")
+    return int(text)
+
+
 def _nice(text: str) -> int:
     if not text.isdecimal() or int(text) > 19:
         raise argparse.ArgumentTypeError(f"niceness {text!r}: 0 to 19 are possible")
@@ -110,6 +122,20 @@ def _parser() -> argparse.ArgumentParser:
         default=64 << 20,
         metavar="SIZE",
         help="bytes of code a machine may have at a time (default 64M)",
+    )
+    parser.add_argument(
+        "--machines",
+        type=_machines,
+        default=64,
+        metavar="N",
+        help="machines served at a time; further ones are refused, and ask again (default 64)",
+    )
+    parser.add_argument(
+        "--queue",
+        type=_queue,
+        default=1024,
+        metavar="N",
+        help="requests of one machine that may wait; further ones are refused (default 1024)",
     )
     parser.add_argument(
         "--build-engine",
@@ -178,6 +204,8 @@ def run(arguments: list[str] | None = None) -> int:
             "endpoint",
             "workers",
             "code_space",
+            "machines",
+            "queue",
             "nice",
             "cache",
             "store",

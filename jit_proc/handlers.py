@@ -29,7 +29,7 @@ from protocol.layout import FETCH_ENTRY, PAGE, TLB_ENTRY
 from protocol.riscv.isa import Instruction
 from protocol.riscv.language import FP_BUILTINS, PURE_BUILTINS, Call, Function, StateField
 
-PARAMS = "ptr %hart, ptr %record, i64 %bias, i64 %count, ptr %tlb"
+PARAMS = layout.HANDLER_PARAMETERS
 GUARDS = frozenset(("requires_fp", "check_fp", "dirty_fp", "rounding"))
 _HOT = (
     PURE_BUILTINS

@@ -11,6 +11,7 @@ Read next: `service.py`, which calls this.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -34,12 +35,20 @@ log = get_logger("translator")
 
 @dataclass
 class Running:
-    """A job with a worker, and the bytes that its answer will name. `hints`: as in `work.Job`."""
+    """A job with a worker, and the bytes that its answer will name. `began`: monotonic; `hints`: as
+    in `work.Job`.
+    """
 
     job: Job
     content: bytes
     queue_us: int
+    began: float
     hints: tuple[int, ...] = ()
+
+    @property
+    def lasted(self) -> float:
+        """Microseconds that a worker has it by now."""
+        return (time.monotonic() - self.began) * 1e6
 
     @property
     def pure(self) -> work.Job:

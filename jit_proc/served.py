@@ -17,23 +17,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from jit_proc.code_space import CodeSpace
 from jit_proc.machine_view import MachineView
+from jit_proc.refusals import Refusals
 from protocol.messages import Attach, Segment
 
 
 @dataclass
 class ServedMachine:
-    """What is held for one session. `arrived`: when each request came, by id (monotonic)."""
+    """What is held for one session. `arrived`: when each request came, by id (monotonic);
+    `fresh`: ids of requests that were not looked for in the content store yet.
+    """
 
     peer: bytes
     view: MachineView
     code: CodeSpace
     process: int  # a pidfd: readable when the machine has ended
     arrived: dict[int, float] = field(default_factory=dict)
+    fresh: deque[int] = field(default_factory=deque)
+    refusals: Refusals = field(default_factory=Refusals)
 
     def close(self) -> None:
         """Give everything back."""
@@ -62,6 +68,15 @@ class Served:
     def __iter__(self) -> Iterator[tuple[int, ServedMachine]]:
         return iter(list(self._machines.items()))
 
+    def take_fresh(self, limit: int) -> list[tuple[int, int]]:
+        """At most `limit` requests that were not looked for yet, a machine's in turn."""
+        taken: list[tuple[int, int]] = []
+        while len(taken) < limit and (some := [one for one in self if one[1].fresh]):
+            for session, machine in some[: limit - len(taken)]:
+                taken.append((session, machine.fresh.popleft()))
+                self._machines[session] = self._machines.pop(session)  # next time the last one
+        return taken
+
     def attach(self, session: int, peer: bytes, attach: Attach) -> ServedMachine:
         """Map what ATTACH names, with an empty code segment. Raises OSError or ValueError."""
         with contextlib.ExitStack() as undo:
@@ -83,6 +98,8 @@ class Served:
         images, used = old.images, old.used
         self._put_away.append(old)
         machine.arrived.clear()
+        machine.fresh.clear()
+        machine.refusals.clear()
         return images, used
 
     def forget(self, session: int) -> ServedMachine | None:

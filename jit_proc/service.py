@@ -12,8 +12,10 @@ Invariants:
   copy, the rarer the answer that comes too late. They are checked against the counters before and
   after reading, and once more before the code is placed.
 - A job that is no longer live leaves nothing in the code segment and gets no answer.
-- A request that the content store can answer waits for no worker: the store is asked as soon as a
-  request comes, `LOOKUPS` in a turn of the loop. Workers start with the first one it cannot answer.
+- A request that the content store can answer, or that was refused before, waits for no worker: both
+  are asked as soon as a request comes, `LOOKUPS` in a turn of the loop, machines in turn. Workers
+  start with the first one they cannot answer.
+- A worker's time is charged to the machine it worked for (`protocol/shares.py`).
 - A retirement is answered after the old segment is put away, where nothing can be placed in it any
   more, and no running job of an older epoch is left in `_running`; `live_older` counts them by
   looking. All harts wait for the answer: the new segment was made before, the old one is closed
@@ -31,7 +33,6 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections import deque
 from itertools import count
 
 from jit_proc import backends, content_store
@@ -53,11 +54,12 @@ from jit_proc.outcomes import (
 )
 from jit_proc.pool import Result
 from jit_proc.quarantine import quarantine_of
-from jit_proc.served import Served, segment
+from jit_proc.served import Served, ServedMachine, segment
 from jit_proc.service_options import Options, make_pool
 from jit_proc.store import EngineStore
 from protocol.codec import CodecError
 from protocol.engine_image import EngineImageError
+from protocol.errors import UserError
 from protocol.layout import LAYOUT_HASH
 from protocol.logs import get_logger
 from protocol.messages import (
@@ -90,6 +92,7 @@ from protocol.transport import MAX_WAIT, Server, Timers
 HOSTS = ("x86_64",)  # what `link.py` knows
 DRAIN_LIMIT = 2.0  # seconds that jobs under way are given when the service is told to end
 ENGINE_ATTEMPTS = 2
+ENDPOINT_CHECK = 1.0  # seconds between two looks whether the socket is there
 LOOKUPS = 8  # in the content store, before messages are looked at again
 
 log = get_logger("translator")
@@ -110,6 +113,8 @@ class Broker:
             hosts=HOSTS,
             backends=backends.names(),
             complaint=backends.complaint,
+            max_sessions=options.machines,
+            max_queue=options.queue,
         )
         self.sessions = TranslatorSessions(description)
         self.store = EngineStore(options.cache)
@@ -118,13 +123,13 @@ class Broker:
         self.kept = content_store.made(self.store.folder, mode, options.store_size)
         self.quarantine = quarantine_of(self.store.folder, self.kept)
         self._compared = 0  # states from which regions were compared
-        self._fresh: deque[tuple[int, int]] = deque()  # session, id: not looked for in it yet
         self.pool = Workplaces(make_pool(options), self.server)
         self._timers = Timers()
         self._machines = Served(options.code_space)
         self._peers: dict[int, bytes] = {}  # of sessions that are being attached
         self._running: dict[int, Running | Build] = {}
         self._tickets = count(1)
+        self._refused_again = 0
         self._watched: set[int] = set()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = ""
@@ -132,6 +137,7 @@ class Broker:
         self.server.watch(self._wake)
         if self.kept is None or not self.kept.is_warm():
             self.pool.start()
+        self._timers.set("endpoint", ENDPOINT_CHECK)
         self._act(self.sessions.start())
 
     def stop(self, reason: str) -> None:
@@ -153,7 +159,10 @@ class Broker:
                 for peer, message in self.server.receive():
                     self._hear(peer, message)
             for name in self._timers.due():
-                self._act(self.sessions.timer(name))
+                if name == "endpoint":
+                    self._guard_endpoint()
+                else:
+                    self._act(self.sessions.timer(name))
             for number, machine in self._machines:
                 if machine.process in ready.fds:
                     bye = Bye(number, "the machine's process ended")
@@ -161,7 +170,7 @@ class Broker:
             for result in self.pool.collect():
                 self._finished(result)
             if not self._stopping:
-                self._serve_kept()
+                self._serve_known()
                 self._feed()
             self._count()
             self._machines.tidy()
@@ -189,7 +198,7 @@ class Broker:
 
     def _timeout(self) -> float:
         """Seconds until something is due."""
-        if self._fresh and not self._stopping:
+        if not self._stopping and any(machine.fresh for _, machine in self._machines):
             return 0.0
         limit = self._timers.wait(MAX_WAIT)
         due = self.pool.deadline()
@@ -199,6 +208,15 @@ class Broker:
         if self._stopping:
             limit = min(limit, self._stop_at - now)
         return max(0.0, limit)
+
+    def _guard_endpoint(self) -> None:
+        """Whoever tidied the runtime folder up: machines that come later shall find us."""
+        self._timers.set("endpoint", ENDPOINT_CHECK)
+        try:
+            if self.server.restore():
+                log.warning("endpoint_restored", endpoint=self.server.endpoint)
+        except UserError as error:
+            log.error("endpoint_lost", reason=error.text)
 
     def _watch(self) -> None:
         """Have the poll look at the workers and machines that there are now."""
@@ -216,8 +234,7 @@ class Broker:
             self._peers[message.session] = peer
         elif isinstance(message, Translate) and machine is not None and machine.peer == peer:
             machine.arrived[message.id] = time.monotonic()
-            if self.kept is not None:
-                self._fresh.append((message.session, message.id))
+            machine.fresh.append(message.id)
         self._act(self.sessions.receive(peer, message))
 
     def _feed(self) -> None:
@@ -230,39 +247,50 @@ class Broker:
             try:
                 content = machine.view.read_page(asked.stamp)
             except Unreadable as error:
+                self.sessions.charge(job, 0)
                 self._act(self.sessions.rejected(job, error.reason, error.text))
                 continue
             hints = machine.view.registers() if ":" in job.backend else ()
-            running = Running(job, content, min(U32, int(waited * 1e6)), hints)
+            running = Running(job, content, min(U32, int(waited * 1e6)), now, hints)
             # Meanwhile it may have been made for another machine.
-            kept = self.kept.find(running.pure, disk=False) if self.kept is not None else None
-            if kept is not None:
-                self._act(self._answer(running, kept.region, fresh=False))
+            known = self._known(machine, running.pure, disk=False)
+            if known is not None:
+                self.sessions.charge(job, 0)
+                self._act(self._answer(running, known, fresh=False))
                 continue
             ticket = next(self._tickets)
             self._running[ticket] = running
             self.pool.submit(ticket, running.pure)
 
-    def _serve_kept(self) -> None:
-        """Answer what the content store can answer; nobody waits for a worker by this."""
-        for _ in range(min(LOOKUPS, len(self._fresh))):
-            session, id = self._fresh.popleft()
+    def _serve_known(self) -> None:
+        """Answer what is known already; nobody waits for a worker by this."""
+        for session, id in self._machines.take_fresh(LOOKUPS):
             job = self.sessions.waiting(session, id)
             machine = self._machines.get(session)
-            if job is None or machine is None or self.kept is None:
+            if job is None or machine is None or (self.kept is None and not machine.refusals):
                 continue  # cancelled or retired meanwhile, or with a worker already
             try:
                 content = machine.view.read_page(job.request.stamp)
             except Unreadable:
                 continue  # refused when its turn comes
-            waited = time.monotonic() - machine.arrived.get(id, 0.0)
-            running = Running(job, content, min(U32, int(waited * 1e6)))
-            kept = self.kept.find(running.pure)
-            if kept is None:
+            now = time.monotonic()
+            waited = now - machine.arrived.get(id, 0.0)
+            running = Running(job, content, min(U32, int(waited * 1e6)), now)
+            known = self._known(machine, running.pure, disk=True)
+            if known is None:
                 continue
             self.sessions.take_one(job)
             machine.arrived.pop(id, None)
-            self._act(self._answer(running, kept.region, fresh=False))
+            self._act(self._answer(running, known, fresh=False))
+
+    def _known(self, machine: ServedMachine, job: work.Job, *, disk: bool) -> work.Outcome | None:
+        """What became of an equal job before: its region, or why there is none."""
+        refusal = machine.refusals.find(job)
+        if refusal is not None:
+            self._refused_again += 1
+            return refusal
+        found = self.kept.find(job, disk=disk) if self.kept is not None else None
+        return None if found is None else found.region
 
     def _count(self) -> None:
         self.sessions.extra.update(
@@ -272,6 +300,7 @@ class Broker:
             states_compared=self._compared,
             **self.quarantine.counters(),
             **self.pool.counters(),
+            refused_again=self._refused_again,
             **(self.kept.counters() if self.kept is not None else {}),
         )
 
@@ -282,6 +311,7 @@ class Broker:
         if isinstance(running, Build):
             self._engine_built(running, result.outcome)
         elif running is not None:
+            self.sessions.charge(running.job, running.lasted)
             self._act(self._answer(running, result.outcome))
 
     def _answer(
@@ -294,9 +324,10 @@ class Broker:
         job, sessions = running.job, self.sessions
         if isinstance(outcome, work.Crash):
             log.warning("job_crashed", session=job.session, id=job.request.id, text=outcome.text)
-            return sessions.crashed(job)
+            return self._learn(running, sessions.crashed(job))
         if isinstance(outcome, work.Refusal):
-            return sessions.rejected(job, outcome.reason, outcome.text[:1000])
+            actions = sessions.rejected(job, outcome.reason, outcome.text[:1000])
+            return self._learn(running, actions) if fresh else actions
         if isinstance(outcome, work.Difference):
             return self._differs(running, outcome)
         if not sessions.is_live(job) or not isinstance(outcome, work.Region):
@@ -347,6 +378,10 @@ class Broker:
             spans=found.spans,
         )
         return self.sessions.rejected(running.job, "unsupported", found.text[:1000])
+
+    def _learn(self, running: Running, actions: list[TranslatorAction]) -> list[TranslatorAction]:
+        machine = self._machines.get(running.job.session)
+        return actions if machine is None else machine.refusals.learn(running.pure, actions)
 
     def _engine_built(self, build: Build, outcome: work.Outcome) -> None:
         if isinstance(outcome, work.Crash) and build.attempts < ENGINE_ATTEMPTS:
@@ -435,6 +470,7 @@ class Broker:
         for ticket, running in list(self._running.items()):
             if isinstance(running, Running) and running.job is job:
                 del self._running[ticket]
+                self.sessions.charge(job, running.lasted)
                 self.pool.abandon(ticket)
 
     def _forget_session(self, session: int, reason: str) -> None:

@@ -15,16 +15,22 @@ from jit_proc.pool import Pool
 from jit_proc.worker import DEFAULT_ENGINE, DEFAULT_NICE
 from protocol.transport import default_endpoint
 
+DEFAULT_MACHINES = 64
+DEFAULT_QUEUE = 1024
+
 
 @dataclass(frozen=True)
 class Options:
-    """How a translator is run. `code_space` in bytes, a segment for each machine and epoch; `store`
+    """How a translator is run. `code_space` in bytes, a segment for each machine and epoch;
+    `machines`: served at a time; `queue`: requests of one machine that may wait; `store`
     and `store_size` (bytes on disk): where translations are kept; `cache`: the folder for that.
     """
 
     endpoint: str = field(default_factory=default_endpoint)
     workers: int = 1
     code_space: int = DEFAULT_SIZE
+    machines: int = DEFAULT_MACHINES
+    queue: int = DEFAULT_QUEUE
     nice: int = DEFAULT_NICE
     lifter: str = DEFAULT_LIFTER
     engine: str = DEFAULT_ENGINE

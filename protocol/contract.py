@@ -186,13 +186,13 @@ STRUCTURES = (
     ),
     Structure(
         "negative result",
-        "machine, translator",
+        "translator",
         "forgotten",
-        "stale: its stamp is not current",
-        "stale: its stamp is not current",
+        "kept: pages have no address",
+        "found by no others: its key holds the bytes of the whole page",
         "part of its key",
-        "requests",
-        "protocol/session_machine.py MachineSession",
+        "translator",
+        "jit_proc/refusals.py Refusals",
     ),
     Structure(
         "content store (memory and disk)",

@@ -377,8 +377,21 @@ def markdown() -> str:
     return "\n\n".join(struct.markdown() for struct in STRUCTS)
 
 
+HANDLER_PARAMETERS = "ptr %hart, ptr %record, i64 %bias, i64 %count, ptr %tlb"
+"""What handlers and regions pass each other, in this order, as `preserve_nonecc` has it."""
+
+CALLS = (
+    f"preserve_nonecc void ({HANDLER_PARAMETERS})",
+    "preserve_mostcc i64 (ptr %hart, i64 %address, i64 %size)",  # the slow paths
+    "llvmlite 0.50",  # which registers that are: LLVM promises nothing from version to version
+)
+"""How regions and the engine call each other: a region is for an engine that agrees."""
+
 LAYOUT_HASH = hashlib.sha256(
     repr(
-        [(s.name, [(f.name, f.offset, f.count) for f in s.fields.values()]) for s in STRUCTS]
+        (
+            [(s.name, [(f.name, f.offset, f.count) for f in s.fields.values()]) for s in STRUCTS],
+            CALLS,
+        )
     ).encode()
 ).hexdigest()[:16]

@@ -126,10 +126,12 @@ class RetirementDone:
 class TranslatorDead:
     """The translator is given up. If `epoch_needed`: at a safe point bump the epoch, drop every
     record that points to translated code, and call `retire`; no new session begins before.
+    `text`: what the translator said of it, if it did.
     """
 
     reason: str
     epoch_needed: bool
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ class Session:
     modules: int = 0  # finished in this epoch
     bytes: int = 0
     freed: dict[str, int] = field(default_factory=dict)  # by RETIRE, for RETIRED
+    expected: dict[int, float] = field(default_factory=dict)  # by id: what a worker is to take
     silent: int = 0  # sweeps without a message
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -91,7 +92,10 @@ def refusal(service: Service, message: Hello, sessions: int) -> tuple[ErrorName,
     if complaint:
         return "unknown_backend", complaint
     if sessions >= service.max_sessions:
-        return "too_many_sessions", f"{service.max_sessions} machines are served already"
+        return (
+            "too_many_sessions",
+            f"{service.max_sessions} machines are served already, no more are allowed",
+        )
     return None
 
 

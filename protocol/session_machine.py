@@ -8,7 +8,8 @@ Life of a session::
 
     idle -connect-> greeting -WELCOME-> attaching -ATTACHED-> attached <-RETIRED/retire-> retiring
       any of these -deadline, BYE, lost connection-> dead -(new epoch) Reconnect, connect-> greeting
-      greeting -mismatch-> incompatible (final)                     any -close-> closed (final)
+      greeting -mismatch-> incompatible (final); or dead, if one of this build was met before
+      any -close-> closed (final)
 
 Invariants:
 - `Publish` is emitted only in state attached, for a request that is outstanding, whose stamp the
@@ -481,7 +482,7 @@ class MachineSession:
             if asked is None:
                 return [_dropped(message, "not_outstanding")]
             return [_failed(asked, message.name)]
-        return self._die(message.name)
+        return self._die(message.name, message.text)
 
     # --- inner life ------------------------------------------------------------------------------
 
@@ -497,10 +498,10 @@ class MachineSession:
             actions += self._give_up(request, "timed_out")
         return actions
 
-    def _die(self, reason: str) -> list[MachineAction]:
+    def _die(self, reason: str, text: str = "") -> list[MachineAction]:
         self.state = "dead"
         self._requests.clear()
-        actions: list[MachineAction] = [TranslatorDead(reason, self.awaits_epoch)]
+        actions: list[MachineAction] = [TranslatorDead(reason, self.awaits_epoch, text)]
         actions += _cancel("handshake", "retire", "heartbeat", "swap")
         if self._swap is not None:
             actions.append(SwapFailed(self._swap, f"the translator is gone: {reason}"))
@@ -510,6 +511,14 @@ class MachineSession:
         return actions
 
     def _incompatible(self, text: str) -> list[MachineAction]:
+        """It is of another build. Where one of this build was, one may be again: look now and then.
+
+        Its code is none for this machine's engine: the guest goes on in tier 0.
+        """
+        if self.incarnation:
+            self._pause = self._deadlines.reconnect_max
+            _, *rest = self._die("incompatible")  # of which the user is told in other words
+            return [Send(Bye(self.session, "incompatible")), Incompatible(text), *rest]
         self.state = "incompatible"
         actions: list[MachineAction] = [Incompatible(text), *_cancel("handshake", "engine")]
         if self._engine is not None:

@@ -16,6 +16,8 @@ Invariants:
   by looking, and what the service says it still holds.
 - An id is served once per session: a message that comes twice makes no second job.
 - A job whose worker died is tried once more, then rejected: never a third time.
+- One machine's requests make no other one wait for more than what is with the workers already; a
+  queue has `max_queue` jobs at most, and there are `max_sessions` sessions.
 - Messages twice: HELLO, ATTACH and RETIRE are answered again by the same answer, others dropped.
 
 Read next: `protocol.session` (the actions), `protocol.session_machine`, `protocol/SPEC.md`.
@@ -23,7 +25,6 @@ Read next: `protocol.session` (the actions), `protocol.session_machine`, `protoc
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -80,6 +81,7 @@ from protocol.session_book import (
 )
 from protocol.session_terms import Region as Region
 from protocol.session_terms import Service as Service
+from protocol.shares import Shares
 
 MAX_ATTEMPTS = 2
 
@@ -90,7 +92,7 @@ class TranslatorSessions:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._sessions: dict[int, Session] = {}
-        self._turns: deque[int] = deque()  # sessions in the order in which they are served
+        self._shares = Shares()
         self._engines: dict[str, list[int]] = {}
         self.extra: dict[str, int] = {}
         """Counts of the service that STATS of session 0 tells too."""
@@ -103,19 +105,26 @@ class TranslatorSessions:
     # --- jobs ------------------------------------------------------------------------------------
 
     def take(self, has_room: Callable[[str], bool] = lambda _: True) -> Job | None:
-        """The next job for a free worker: sessions in turn, the hottest request of each first.
+        """The next job for a free worker: of the session whose turn it is by what its jobs took so
+        far (`protocol/shares.py`), the hottest. Tell `charge` what it took.
 
         `has_room`: whether a job for a backend can be begun.
         """
-        for _ in range(len(self._turns)):
-            number = self._turns[0]
-            self._turns.rotate(-1)
+        waiting = (n for n, s in self._sessions.items() if s.state == "attached" and s.jobs.queued)
+        for number in self._shares.order(waiting):
             one = self._sessions[number]
-            ready = one.state == "attached" and one.jobs.queued and has_room(one.backend)
-            job = one.jobs.take() if ready else None
+            job = one.jobs.take() if has_room(one.backend) else None
             if job is not None:
+                one.expected[job.request.id] = self._shares.taken(number)
                 return job
         return None
+
+    def charge(self, job: Job, microseconds: float) -> None:
+        """A worker is free of a job after so long, however it ended. Before its answer is given."""
+        one = self._sessions.get(job.session)
+        expected = one.expected.pop(job.request.id, None) if one is not None else None
+        if expected is not None:
+            self._shares.done(job.session, expected, microseconds)
 
     def waiting(self, session: int, id: int) -> Job | None:
         """A certain job, if it could be taken; it waits on."""
@@ -343,7 +352,7 @@ class TranslatorSessions:
         backend = message.backend or service.backends[0]
         one = Session(peer, message, features, backend, next_backend=backend)
         self._sessions[message.session] = one
-        self._turns.append(message.session)
+        self._shares.enter(message.session)
         return [*actions, Reply(peer, welcome(service, one))]
 
     def _on_attach(self, one: Session, message: Attach) -> list[TranslatorAction]:
@@ -378,7 +387,8 @@ class TranslatorSessions:
         if message.epoch != one.epoch:
             return [reject(one, message, "stale_epoch")]
         if len(one.jobs.queued) >= self._service.max_queue:
-            return [reject(one, message, "queue_full")]
+            text = f"{self._service.max_queue} requests wait already: a machine may have no more"
+            return [reject(one, message, "queue_full", text)]
         one.jobs.add(Job(message.session, message, one.backend))
         return []
 
@@ -421,7 +431,10 @@ class TranslatorSessions:
     def _finish(self, job: Job) -> Session | None:
         """The session of a job that was running and live; it is running no more."""
         one = self._sessions.get(job.session)
-        return one if one is not None and one.jobs.finish(job) else None
+        if one is None:
+            return None
+        one.expected.pop(job.request.id, None)  # nobody measured it
+        return one if one.jobs.finish(job) else None
 
     def _drop_jobs(self, one: Session) -> list[TranslatorAction]:
         """Empty queue and running, and count them for RETIRED."""
@@ -444,7 +457,7 @@ class TranslatorSessions:
         one = self._sessions.pop(session)
         for name, value in one.counts.items():
             self._ended[name] = self._ended.get(name, 0) + value
-        self._turns.remove(session)
+        self._shares.leave(session)
         return [*self._drop_jobs(one), ForgetSession(session, reason)]
 
 

@@ -360,6 +360,25 @@ class Server(_Socket):
             return False
         return True
 
+    def restore(self) -> bool:
+        """Listen anew if the local endpoint's socket was removed; whether it was.
+
+        Connections that stand are not touched. Raises `UserError` if it cannot be had again.
+        """
+        if self._lock is None or self._lock.socket_path.exists():
+            return False
+        assert self._socket is not None
+        check_endpoint(self.endpoint, None)
+        if not self._lock.path.exists():
+            os.close(self._lock.fd)
+            self._lock = None
+            self._lock = lock_endpoint(self.endpoint)
+        try:  # beside what is bound already: to unbind that would cut its connections
+            self._socket.bind(self.endpoint)
+        except self._zmq.ZMQError as error:
+            raise UserError(f"cannot listen at {self.endpoint}: {error.strerror}") from error
+        return True
+
     def close(self) -> None:
         """Close, and give the endpoint free."""
         super().close()

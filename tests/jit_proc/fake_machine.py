@@ -56,8 +56,14 @@ class FakeMachine:
     """Asks a translator for code and collects what it answers, by kind of action."""
 
     def __init__(
-        self, endpoint: str, *, seals: int = F_SEAL_SHRINK | F_SEAL_GROW, backend: str = ""
+        self,
+        endpoint: str,
+        *,
+        seals: int = F_SEAL_SHRINK | F_SEAL_GROW,
+        announced: int = PAGES * PAGE_SIZE,
+        backend: str = "",
     ) -> None:
+        """`announced`: what is said of the size of its memory."""
         self.epoch, self.map_generation = 1, 1
         self.generations = [0] * PAGES
         self._ram_fd, self.ram = segment("ram", PAGES * PAGE_SIZE, seals)
@@ -73,7 +79,7 @@ class FakeMachine:
             "x86_64",
             (),
             pid,
-            Segment(f"/proc/{pid}/fd/{self._ram_fd}", PAGES * PAGE_SIZE),
+            Segment(f"/proc/{pid}/fd/{self._ram_fd}", announced),
             0x80000000,
             Segment(f"/proc/{pid}/fd/{self._ctrl_fd}", size),
             backend=backend,

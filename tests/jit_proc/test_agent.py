@@ -29,7 +29,7 @@ from protocol.transport import new_pair
 from tests.jit_proc import fake_lifter as fake
 from tests.jit_proc.agent_network import TERMS, Network, region_of
 from tests.jit_proc.fake_machine import DEADLINE, FakeMachine
-from tests.jit_proc.test_service import Service, returned
+from tests.jit_proc.service_process import Service, returned
 
 EVENTS = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 41)), max_size=120)
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,34 +31,7 @@ from protocol.session import (
 )
 from tests.jit_proc import fake_lifter as fake
 from tests.jit_proc.fake_machine import DEADLINE, FakeMachine
-
-Connect = Callable[..., FakeMachine]
-
-
-class Service:
-    """A translator process."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        folder.chmod(0o700)
-        self.endpoint = f"ipc://{folder}/t"
-        self.cache = folder / "cache"
-        command = [
-            *(sys.executable, "-m", "jit_proc", "--endpoint", self.endpoint, "--nice", "0"),
-            *("--lifter", f"{fake.__name__}:translate_whole_page", "--cache", str(self.cache)),
-            *("--engine", f"{fake.__name__}:build", "--workers", "1", "--log-json"),
-            *("--log-level", "info", "--parent", str(os.getpid())),
-        ]
-        self.process = subprocess.Popen(
-            [*command, *options],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=child_environment(),
-        )
-
-    def end(self, with_signal: int = signal.SIGTERM) -> str:
-        """Signal it, wait for its end, and return its log."""
-        self.process.send_signal(with_signal)
-        return self.process.communicate(timeout=DEADLINE)[1]
+from tests.jit_proc.service_process import Connect, Service, returned
 
 
 @pytest.fixture(scope="module")
@@ -69,41 +41,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     log = service.end()
     assert service.process.returncode == 0, log
     assert "Traceback" not in log
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    services: list[Service] = []
-
-    def start(*options: str) -> Service:
-        services.append(Service(tmp_path, *options))
-        return services[-1]
-
-    yield start
-    for service in services:
-        service.process.kill()
-        service.process.communicate()
-
-
-@pytest.fixture
-def connect() -> Iterator[Connect]:
-    machines: list[FakeMachine] = []
-
-    def connect(service: Service, **options: Any) -> FakeMachine:
-        machines.append(FakeMachine(service.endpoint, **options))
-        return machines[-1]
-
-    yield connect
-    for machine in machines:
-        machine.close()
-
-
-def returned(machine: FakeMachine, offset: int) -> int:
-    """What the code at `offset` returns: it is `mov eax, NUMBER; ret`."""
-    assert machine.code is not None
-    code = machine.code.read(offset, 6)
-    assert (code[0], code[5]) == (0xB8, 0xC3)
-    return int.from_bytes(code[1:5], "little")
 
 
 def test_a_request_becomes_code_in_the_segment(shared: Service, connect: Connect) -> None:

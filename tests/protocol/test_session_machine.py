@@ -480,6 +480,24 @@ def test_a_backend_nobody_has_is_told_to_the_user():
     assert machine.state == "incompatible"
 
 
+def test_a_translator_of_another_build_is_done_without_until_one_of_ours_is_back():
+    machine = attached()
+    machine.receive(Bye(1, "SIGTERM"))
+    machine.retire(6, "translator_restart")
+    for number in (2, 3):
+        machine.connect(number)
+        actions = machine.receive(Error(number, "layout_mismatch", 0, "two builds"))
+        assert of(Incompatible, actions) == [Incompatible("translator: two builds")]
+        assert of(TranslatorDead, actions) == []
+        assert of(SetTimer, actions)[-1] == SetTimer("reconnect", 5.0)
+        assert machine.settled
+        assert machine.timer("reconnect") == [Reconnect()]
+    machine.connect(4)
+    machine.receive(dataclasses.replace(WELCOME, session=4))
+    (action, *_) = machine.receive(Attached(4, 6, CODE, "llvm", 200))
+    assert isinstance(action, AttachCode)
+
+
 def test_counts_are_asked_for_and_arrive():
     machine = attached()
     assert machine.ask_stats() == [Send(Stats(1))]

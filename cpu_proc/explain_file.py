@@ -84,7 +84,7 @@ class ExplainFile:
                 "images": images,
             }
         )
-        machine.retirement.told = self._enter
+        machine.retirement.told.append(self._enter)
         machine.retirement.dropping = self._scan
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._main, name="explain", daemon=True)
@@ -98,7 +98,8 @@ class ExplainFile:
         self._ended.set()
         self._wake.set()
         self._thread.join(CLOSE_PATIENCE)
-        machine.retirement.told = machine.retirement.dropping = None
+        machine.retirement.told.remove(self._enter)
+        machine.retirement.dropping = None
         with machine.lock:
             self._scan()
         self._drain(wait=False)

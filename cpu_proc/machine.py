@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from cpu_proc.explain_file import ExplainFile
     from cpu_proc.htif import Htif
     from cpu_proc.run_options import RunOptions
+    from cpu_proc.trace_file import TraceFile
     from cpu_proc.translator import Swap, TranslatorLink
     from protocol.transport import Connection
 
@@ -134,6 +135,11 @@ class Machine:
             from cpu_proc.explain_file import ExplainFile
 
             self.explain = ExplainFile(self, options.explain)
+        self.trace: TraceFile | None = None
+        if options.trace is not None:
+            from cpu_proc.trace_file import TraceFile
+
+            self.trace = TraceFile(self, options.trace)
         self.profiler, self.jitdump = profile.make(self)
         self.made = True
 
@@ -266,7 +272,7 @@ class Machine:
             self.translator.close()
         if self.control_socket is not None:
             self.control_socket.close()
-        for file in (self.explain, self.jitdump, self.profiler):
+        for file in (self.explain, self.trace, self.jitdump, self.profiler):
             if file is not None:
                 file.close()
         try:

@@ -413,6 +413,11 @@ def _explain(draft: _Draft, option: str, text: str) -> None:
     draft.options = replace(draft.options, explain=values.writable(option, text))
 
 
+@_option("trace", "FILE", "write a time line there, for ui.perfetto.dev")
+def _trace(draft: _Draft, option: str, text: str) -> None:
+    draft.options = replace(draft.options, trace=values.writable(option, text))
+
+
 @_option("profile", "NAME", "write the guest's hot functions: NAME.txt, .folded, .svg")
 def _profile(draft: _Draft, option: str, text: str) -> None:
     for suffix in (".txt", ".folded", ".svg"):

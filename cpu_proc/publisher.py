@@ -118,6 +118,7 @@ class Publisher:
             why = why_late(message, now, None if code is None else code[2], content)
             if why is not None:
                 self.counts[f"late_{why}"] += 1
+                self._end(message, f"late: {why}")
                 _log_dropped(message, why, now)
                 slots = [slot for slot, _ in message.entries]
                 self._put(("again", message.epoch, page, slots))
@@ -130,12 +131,14 @@ class Publisher:
                 machine.jitdump.region(page, entries, start, message.code_size)
             if records.publish(page, message.lines, entries, message.id) is None:
                 self.counts["late_records"] += 1
+                self._end(message, "late: records")
                 _log_dropped(message, "records", now)
                 return
         if self.shortcuts is not None:
             self.shortcuts.published(message)
             self._put(("leftovers", self.shortcuts))
         self.counts["published"] += 1
+        self._end(message, "published")
         if any(getattr(message.timings, name) for name in WORKED):
             self.counts["instructions"] += message.instructions
         else:
@@ -153,6 +156,11 @@ class Publisher:
         )
         if "in_asm" in self._machine.options.log_items:
             _log_code(message, bytes(content))
+
+    def _end(self, message: Translated, how: str) -> None:
+        trace = self._machine.trace
+        if trace is not None:
+            trace.ended(message.id, how)
 
     def summary(self) -> list[str]:
         """Lines for --stats."""

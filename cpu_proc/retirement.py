@@ -73,7 +73,7 @@ class Retirement:
         self.counts: Counter[str] = Counter()
         self.latency = Latencies()  # of everything
         self.number = 0  # of the last event
-        self.told: Callable[[Event], None] | None = None  # is called with each event
+        self.told: list[Callable[[Event], None]] = []  # are called with each event
         self.dropping: Callable[[], None] | None = None  # before records are dropped, locked
         machine.control.words.epoch = self.epoch
 
@@ -150,8 +150,8 @@ class Retirement:
     def _enter(self, event: Event) -> None:
         self.counts[event.cause] += 1
         self.history.append(event)
-        if self.told is not None:
-            self.told(event)
+        for told in self.told:
+            told(event)
 
     def _next(self) -> int:
         with self._machine.lock:

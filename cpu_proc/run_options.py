@@ -117,6 +117,8 @@ class RunOptions:
     """A snapshot's file to go on from, instead of starting at the reset vector."""
     explain: str | None = None
     """Write every retirement there, a line of JSON each."""
+    trace: str | None = None
+    """Write a time line of machine and translator there, in Chrome's trace format."""
     profile: str | None = None
     """Write the guest's hot functions to this name with .txt, .folded and .svg."""
     jitdump: str | None = None

@@ -362,6 +362,7 @@ class TranslatorLink:
         from protocol import session as s
         from protocol.messages import Cancel, Hello, Translate
 
+        trace = self._machine.trace
         for action in actions:
             match action:
                 case s.Send(message):
@@ -376,8 +377,12 @@ class TranslatorLink:
                             map_generation=message.map_generation,
                             page_generation=message.page_generation,
                         )
+                        if trace is not None:
+                            trace.requested(message, self._session.translator_pid)
                     elif isinstance(message, Cancel):
                         log.info("request_cancelled", id=message.id)
+                        if trace is not None:
+                            trace.ended(message.id, "cancelled")
                     elif isinstance(message, Hello):
                         log.info("session_opened", session=message.session)
                     if not self._client.send(message):
@@ -388,6 +393,8 @@ class TranslatorLink:
                     self._timers.cancel(name)
                 case s.Publish(message, left):
                     self.counts["translated"] += 1
+                    if trace is not None:
+                        trace.answered(message)
                     if left:
                         self._backlog.add({message.page: left})
                     self._machine.safe_point.post(
@@ -406,6 +413,8 @@ class TranslatorLink:
                     }
                 case s.RequestRefused(message):
                     self.counts[f"refused_{message.reason}"] += 1
+                    if trace is not None:
+                        trace.ended(message.id, f"refused: {message.reason}")
                     if self._publisher.shortcuts is not None:
                         content = self._machine.guest.page_bytes(message.page)
                         self._publisher.shortcuts.refused(message, content)

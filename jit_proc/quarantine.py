@@ -109,6 +109,8 @@ class Quarantine:
             try:
                 with path.open("rb") as file:
                     lines = file.read(_MAX_FILE).splitlines()
+            except FileNotFoundError:
+                raise
             except OSError as error:
                 log.warning("quarantine_not_read", path=str(path), reason=str(error))
                 return

@@ -83,7 +83,7 @@ def run(options: Namespace) -> int:
     bench = Bench(target, options.backend, options.deadline, options.retire_deadline)
     from rich.console import Console
 
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    console = Console(width=None if sys.stdout.isatty() else 132)
     errors = Console(stderr=True)
     try:
         if target.restartable:

@@ -84,7 +84,10 @@ def twice(bench: Bench) -> None:
 def _refused(bench: Bench, name: str, clause: str, **changes: Any) -> None:
     with bench.peer(attach=False) as peer:
         peer.send(peer.hello(**changes))
-        peer.error(name, clause=clause, session=peer.session)
+        found = peer.wait(Welcome | Error, errors=True)  # type: ignore[arg-type]
+        named = isinstance(found, Error) and found.name == name
+        require(named, f"{show(found)} came to HELLO with {changes}, not ERROR {name}", clause)
+        require(found.session == peer.session, "the ERROR is of another session", clause)
 
 
 @check(

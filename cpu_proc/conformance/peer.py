@@ -95,6 +95,7 @@ class Peer:
         self._taken: dict[int, tuple[int, bytes]] = {}  # offset: size, bytes when it was told
         self._last_id = 0
         self._cancelled: set[int] = set()
+        self._answered: set[int] = set()
         self._token = 0
         self._retired_to: int | None = None
         self.client = Client(bench.target.endpoint)
@@ -394,9 +395,12 @@ class Peer:
             raise Violation(text, "6.2")
         asked = self.outstanding.pop(message.id, None)
         if asked is None:
+            again = message.id in self._answered
+            require(not again, f"{tag} came once more for id {message.id}", "4.4")
             known = message.id in self._cancelled
             require(known, f"{tag} came for id {message.id}, which is not outstanding", "4.5")
             return
+        self._answered.add(message.id)
         for name in ("epoch", "map_generation", "page", "page_generation", "state_word"):
             sent, got = getattr(asked, name), getattr(message, name)
             require(

@@ -66,6 +66,7 @@ def full_queue(bench: Bench) -> None:
             peer.write(page, heavy(secrets.randbits(33)))
         for number in range(QUEUED):
             peer.translate(number % PAGES, HEAVY_ENTRIES)
+        peer.barrier()  # they have been heard before the epoch moves
         peer.retire("overflow")
         _works(peer, 2)
         peer.barrier()

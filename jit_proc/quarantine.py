@@ -19,7 +19,6 @@ Read next: `service.py` (`_answer`), `content_store.py` (`toolchain`).
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -105,27 +104,26 @@ class Quarantine:
         return True
 
     def _read(self, path: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        try:
+            with path.open("rb") as file:
+                lines = file.read(_MAX_FILE).splitlines()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.warning("quarantine_not_read", path=str(path), reason=str(error))
+            return
+        for line in lines:
             try:
-                with path.open("rb") as file:
-                    lines = file.read(_MAX_FILE).splitlines()
-            except FileNotFoundError:
-                raise
-            except OSError as error:
-                log.warning("quarantine_not_read", path=str(path), reason=str(error))
-                return
-            for line in lines:
-                try:
-                    one = json.loads(line)
-                    place = tuple((int(at), bytes.fromhex(data)) for at, data in one["place"])
-                    name = str(one["backend"])
-                except (ValueError, KeyError, TypeError) as error:
-                    log.warning("quarantine_line_skipped", path=str(path), reason=repr(error)[:200])
-                    continue
-                if place and all(0 <= at <= at + len(data) <= PAGE_SIZE for at, data in place):
-                    self._note(name, place)
-            if len(self):
-                log.info("quarantine_read", path=str(path), places=len(self))
+                one = json.loads(line)
+                place = tuple((int(at), bytes.fromhex(data)) for at, data in one["place"])
+                name = str(one["backend"])
+            except (ValueError, KeyError, TypeError) as error:
+                log.warning("quarantine_line_skipped", path=str(path), reason=repr(error)[:200])
+                continue
+            if place and all(0 <= at <= at + len(data) <= PAGE_SIZE for at, data in place):
+                self._note(name, place)
+        if len(self):
+            log.info("quarantine_read", path=str(path), places=len(self))
 
 
 def _overlap(place: _Place, spans: Sequence[tuple[int, int]]) -> bool:

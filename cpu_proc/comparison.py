@@ -57,12 +57,12 @@ WAIT = bytes.fromhex("730050106ff0dfff")  # 1: wfi; j 1b
 LOOP = bytes.fromhex("01a0")  # c.j .
 SHOWN = 24  # lines of a difference
 MANY = 1 << 20  # exits of native code in one run: no region needs so many
-_ENDS = (layout.EXIT_WAIT, layout.EXIT_STOP)
+NO_TRAP = 2**64 - 1
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that a guest could see. `ended`: it sleeps in `wfi`."""
+    """All that a guest could see. `ended`: it took a trap, or sleeps in `wfi`."""
 
     words: dict[str, int]
     memory: bytes
@@ -105,6 +105,7 @@ class Bench(LoneHart):
         self._image[DATA - RAM :] = words * (DATA_SIZE // len(words))
         self.ram[:] = self._image
         self.reset(CODE + 2 * state.slot, clear=False)
+        self.state.trace, self.state.trap_pc = 1, NO_TRAP
         if code is not None:
             # Tier 0 gives the page its records, going round in it; then nothing of that is left.
             at = CODE - RAM + 2 * state.slot
@@ -126,7 +127,7 @@ class Bench(LoneHart):
             hart.f[number] = value
 
     def run(self, count: int) -> bool:
-        """Go on until so many instructions are done and control is transferred; whether it sleeps.
+        """Go on until so many instructions are done and control is transferred; whether it ended.
 
         Raises RuntimeError when native code comes back again and again.
         """
@@ -143,9 +144,20 @@ class Bench(LoneHart):
                 self.forget()
             elif reason == layout.EXIT_ATTENTION:
                 self.state.attention = 0
-            elif reason in _ENDS:
-                return reason == layout.EXIT_WAIT
+            elif reason == layout.EXIT_STOP:
+                return self.trapped
+            elif reason in (layout.EXIT_WAIT, layout.EXIT_TRAP):
+                return True
         raise RuntimeError("native code comes back without an end")
+
+    @property
+    def trapped(self) -> bool:
+        """Whether a trap was taken since the beginning."""
+        return bool(self.state.trap_pc != NO_TRAP)
+
+    def step_on(self) -> bool:
+        """One instruction in tier 0; whether it ended."""
+        return self.step() == layout.EXIT_WAIT or self.trapped
 
     def _retire(self) -> None:
         """What a machine does when a store hit a region's line."""
@@ -162,7 +174,7 @@ class Bench(LoneHart):
             slot = int(self.state.pc) - CODE >> 1
             if 0 <= slot < SLOTS_PER_PAGE:
                 seen[slot >> 3] |= 1 << (slot & 7)
-            if self.step() == layout.EXIT_WAIT:
+            if self.step_on():
                 break
         return bytes(seen)
 
@@ -184,22 +196,27 @@ class Comparison:
         self._codes: tuple[Code | None, ...] = (*codes, None)
         self._say = say
 
-    def _go(self, side: int, state: State, upto: int = 0) -> Outcome:
-        """One side from the start to about `state.count`, then in tier 0 to `upto`."""
+    def _go(self, side: int, state: State, meet: Outcome | None = None) -> Outcome:
+        """One side from the start for about `state.count`; then in tier 0 to where `meet` is.
+
+        A trap is no instruction that counts: who stands before one has the count of who took it.
+        """
         self._say(SIDES[side])
         bench = self._bench
         bench.begin(state, self._codes[side])
         ended = bench.run(state.count)
-        while not ended and bench.state.count < upto:
-            ended = bench.step() == layout.EXIT_WAIT
+        if meet is not None:
+            last = meet.count + meet.ended
+            while not ended and bench.state.count < last:
+                ended = bench.step_on()
         return bench.outcome(ended)
 
     def meet(self, first: int, second: int, state: State) -> tuple[Outcome, Outcome]:
         """Two sides at the same count, if they ever are."""
         one = self._go(first, state)
-        other = self._go(second, state, one.count)
-        if other.count > one.count and not one.ended:
-            one = self._go(first, state, other.count)
+        other = self._go(second, state, one)
+        if not one.ended and (other.count > one.count or other.ended):
+            one = self._go(first, state, other)
         return one, other
 
     def found(self, state: State) -> Found:
@@ -224,7 +241,7 @@ def differences(one: Outcome, other: Outcome) -> list[str]:
         if one.words[name] != other.words[name]
     ]
     if one.ended != other.ended:
-        lines.append(f"asleep in wfi: {one.ended} and {other.ended}")
+        lines.append(f"a trap, or asleep in wfi: {one.ended} and {other.ended}")
     if one.memory != other.memory:
         for at in range(0, RAM_SIZE, 8):
             a, b = one.memory[at : at + 8], other.memory[at : at + 8]

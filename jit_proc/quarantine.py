@@ -126,6 +126,55 @@ class Quarantine:
             log.info("quarantine_read", path=str(path), places=len(self))
 
 
+class Unproven:
+    """Regions that live in a machine's code though nothing was compared, by session.
+
+    For machines under a backend that compares a sample: when bytes go into quarantine, a region
+    made from them may have been placed before. Of a session that has more than `LIMIT` of them no
+    more is known than that.
+    """
+
+    def __init__(self) -> None:
+        self._regions: dict[int, set[tuple[str, _Place]]] = {}
+
+    def placed(
+        self, session: int, backend: str, content: bytes, spans: Sequence[tuple[int, int]]
+    ) -> None:
+        """A region was answered without a comparison."""
+        regions = self._regions.setdefault(session, set())
+        if len(regions) <= LIMIT:
+            regions.add((backend, tuple((at, content[at : at + size]) for at, size in spans)))
+
+    def forget(self, session: int) -> None:
+        """Everything of a machine was retired, or it is gone."""
+        self._regions.pop(session, None)
+
+    def suspects(self, found: Difference, content: bytes) -> list[int]:
+        """The sessions in which a region may live that was made of some of these bytes."""
+        place = tuple((at, content[at : at + size]) for at, size in found.spans)
+        name = name_of(found.backend)
+        return [
+            session
+            for session, regions in self._regions.items()
+            if len(regions) > LIMIT
+            or any(
+                name_of(backends.makes(backend)) == name and _shares(place, region)
+                for backend, region in regions
+            )
+        ]
+
+
+def _shares(place: _Place, region: _Place) -> bool:
+    """Whether they overlap, and have the same bytes wherever they do."""
+    common = [
+        data[low - at : high - at] == other[low - start : high - start]
+        for at, data in place
+        for start, other in region
+        if (low := max(at, start)) < (high := min(at + len(data), start + len(other)))
+    ]
+    return bool(common) and all(common)
+
+
 def _overlap(place: _Place, spans: Sequence[tuple[int, int]]) -> bool:
     return any(
         start < at + len(data) and at < start + size for at, data in place for start, size in spans

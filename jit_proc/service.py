@@ -53,7 +53,7 @@ from jit_proc.outcomes import (
     rates,
 )
 from jit_proc.pool import Result
-from jit_proc.quarantine import quarantine_of
+from jit_proc.quarantine import Unproven, quarantine_of
 from jit_proc.served import Served, ServedMachine, segment
 from jit_proc.service_options import Options, make_pool
 from jit_proc.store import EngineStore
@@ -122,6 +122,7 @@ class Broker:
         mode = options.store if options.lifter == DEFAULT_LIFTER else "off"
         self.kept = content_store.made(self.store.folder, mode, options.store_size)
         self.quarantine = quarantine_of(self.store.folder, self.kept)
+        self._unproven = Unproven()
         self._compared = 0  # states from which regions were compared
         self.pool = Workplaces(make_pool(options), self.server)
         self._timers = Timers()
@@ -352,6 +353,8 @@ class Broker:
         except (ValueError, TypeError, CodecError) as error:
             log.error("translation_inconsistent", page=asked.page, reason=str(error))
             return sessions.rejected(job, "compiler_failed", f"inconsistent: {error}"[:1000])
+        if ":" in job.backend and not outcome.compared:
+            self._unproven.placed(job.session, job.backend, running.content, outcome.spans)
         log.info(
             "block_translated",
             session=job.session,
@@ -377,7 +380,18 @@ class Broker:
             reproducer=found.file,
             spans=found.spans,
         )
-        return self.sessions.rejected(running.job, "unsupported", found.text[:1000])
+        actions = self.sessions.rejected(running.job, "unsupported", found.text[:1000])
+        for session in self._unproven.suspects(found, running.content):
+            # It lives, compared with nothing, in this machine: that retires everything then, and
+            # comes back.
+            log.error("machine_sent_away", session=session, difference=found.text)
+            self._unproven.forget(session)
+            machine = self._machines.get(session)
+            if machine is not None:
+                bye = Bye(session, "two backends differ about code it has")
+                self.server.send(machine.peer, bye)
+                actions += self.sessions.receive(machine.peer, bye)
+        return actions
 
     def _learn(self, running: Running, actions: list[TranslatorAction]) -> list[TranslatorAction]:
         machine = self._machines.get(running.job.session)
@@ -456,6 +470,7 @@ class Broker:
         except OSError as error:
             self._act(self.sessions.retire_failed(session, str(error)))
             return
+        self._unproven.forget(session)
         alive = sum(
             isinstance(one, Running)
             and one.job.session == session
@@ -481,6 +496,7 @@ class Broker:
         self.server.unwatch(machine.process)
         self._watched.discard(machine.process)
         self._machines.forget(session)
+        self._unproven.forget(session)
         log.info("session_ended", session=session, reason=reason)
 
     def _find_engine(self, key: str) -> None:

@@ -147,13 +147,15 @@ class Refusal:
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A job done twice, and the two can be told apart: `backend` is not to be asked for these bytes
-    again. `spans`: its region's. `text`: what differs, a line; `file`: the reproducer, or empty.
+    again. `spans`: its region's. `text`: what differs, a line; `file`: the reproducer, or empty;
+    `compared`: as in `Region`.
     """
 
     backend: str
     spans: tuple[tuple[int, int], ...]
     text: str
     file: str
+    compared: int = 0
 
 
 class Differs(Exception):

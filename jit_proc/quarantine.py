@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jit_proc import backends
@@ -32,6 +32,8 @@ from protocol.layout import PAGE_SIZE
 from protocol.logs import get_logger
 
 LIMIT = 4096
+QUARANTINED = "some of these bytes are in quarantine"
+"""Why a request is refused."""
 _MAX_FILE = 64 << 20
 
 log = get_logger("translator")
@@ -77,16 +79,27 @@ class Quarantine:
 
     def holds(self, backend: str, content: bytes, spans: Sequence[tuple[int, int]]) -> bool:
         """Whether a region that a backend, as it is spelt, made of these spans is held back."""
-        places = self._places.get(name_of(backends.makes(backend)))
-        if not places:
-            return False
-        held = len(places) >= LIMIT or any(
-            _overlap(place, spans)
-            and all(content[at : at + len(data)] == data for at, data in place)
-            for place in places
+        held = any(_overlap(place, spans) for place in self._standing(backend, content))
+        self.held += held
+        return held
+
+    def holds_entries(self, backend: str, content: bytes, slots: Sequence[int]) -> bool:
+        """Whether every region that could be entered at these slots alone would be held back."""
+        places = list(self._standing(backend, content))
+        held = bool(places) and all(
+            any(_overlap(place, [(2 * slot, 2)]) for place in places) for slot in slots
         )
         self.held += held
         return held
+
+    def _standing(self, backend: str, content: bytes) -> Iterator[_Place]:
+        """Places whose bytes stand in a page with these contents."""
+        places = self._places.get(name_of(backends.makes(backend)), [])
+        if len(places) >= LIMIT:
+            yield ((0, content),)
+        for place in places:
+            if all(content[at : at + len(data)] == data for at, data in place):
+                yield place
 
     def counters(self) -> dict[str, int]:
         """For STATS."""

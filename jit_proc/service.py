@@ -53,7 +53,7 @@ from jit_proc.outcomes import (
     rates,
 )
 from jit_proc.pool import Result
-from jit_proc.quarantine import Unproven, quarantine_of
+from jit_proc.quarantine import QUARANTINED, Unproven, quarantine_of
 from jit_proc.served import Served, ServedMachine, segment
 from jit_proc.service_options import Options, make_pool
 from jit_proc.store import EngineStore
@@ -251,6 +251,10 @@ class Broker:
                 self.sessions.charge(job, 0)
                 self._act(self.sessions.rejected(job, error.reason, error.text))
                 continue
+            if self.quarantine.holds_entries(job.backend, content, asked.entries):
+                self.sessions.charge(job, 0)
+                self._act(self.sessions.rejected(job, "unsupported", QUARANTINED))
+                continue
             hints = machine.view.registers() if ":" in job.backend else ()
             running = Running(job, content, min(U32, int(waited * 1e6)), now, hints)
             # Meanwhile it may have been made for another machine.
@@ -335,7 +339,7 @@ class Broker:
             return sessions.rejected(job, "compiler_failed", "the worker answered something else")
         self._compared += outcome.compared
         if self.quarantine.holds(job.backend, running.content, outcome.spans):
-            return sessions.rejected(job, "unsupported", "some of these bytes are in quarantine")
+            return sessions.rejected(job, "unsupported", QUARANTINED)
         machine, asked = self._machines[job.session], job.request
         began = time.perf_counter_ns()
         if self.kept is not None and fresh:
@@ -370,6 +374,7 @@ class Broker:
 
     def _differs(self, running: Running, found: work.Difference) -> list[TranslatorAction]:
         """Two backends can be told apart by a region: tier 0 carries it."""
+        self._compared += found.compared
         self.quarantine.add(found, running.content)
         log.error(
             "backends_differ",

@@ -2,11 +2,14 @@
 
 Problem: a backend has options, and a translation depends on them as much as on the backend. So what
 is asked for, what is in force and what code was made with is one word, `llvm` or
-`llvm,level=1,passes=sroa`: a spelling that two processes and a person share.
+`llvm,level=1,passes=sroa`: a spelling that two processes and a person share. A backend that is made
+of two others names them behind a colon, `shadow:llvm,reference,sample=1`; there a slash stands
+before each option of theirs: `shadow:llvm/level=2,reference`.
 
 Invariants:
 - `spell(*parse(word))` is the canonical spelling: options in alphabetical order, each once.
 - A word fits a message's field (128 printable bytes, no blank).
+- The two are options like others, `OF` and `AGAINST`, each spelt as a word of its own.
 
 What options mean, and which values they may have, the backend itself says (`jit_proc/backends/`).
 

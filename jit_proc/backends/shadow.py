@@ -104,7 +104,7 @@ def _difference(
     except OSError as error:
         print(f"the reproducer cannot be written: {error}", file=sys.stderr)
         path = ""
-    return Difference(settings[OF], first.spans, text, path)
+    return Difference(settings[OF], first.spans, text, path, verdict.ran)
 
 
 @cache

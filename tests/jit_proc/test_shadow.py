@@ -17,7 +17,7 @@ import pytest
 from jit_proc import backend_tool
 from jit_proc.backends import complaint
 from jit_proc.job import Difference
-from jit_proc.quarantine import Quarantine
+from jit_proc.quarantine import Quarantine, Unproven
 from protocol.engine_image import engine_key, engine_path
 from protocol.layout import LAYOUT_HASH
 from protocol.riscv.identity import isa_hash
@@ -130,6 +130,21 @@ def test_a_quarantine_outlives_the_translator(tmp_path: Path):
         assert not one.holds("llvm", content, ((72, 56),))
         changed = content[:70] + b"\0" + content[71:]
         assert not one.holds("llvm", changed, ((64, 8),))
+        assert one.holds_entries("llvm", content, (33, 64))
+        assert not one.holds_entries("llvm", content, (33, 36))
+
+
+def test_machines_with_code_that_was_never_compared_are_suspected():
+    content = bytes(range(256)) * 16
+    live = Unproven()
+    live.placed(1, "shadow:llvm,reference", content, ((60, 20),))
+    live.placed(2, "shadow:llvm,reference", content, ((72, 20),))
+    live.placed(3, "shadow:llvm,reference", bytes(4096), ((60, 20),))
+    live.placed(4, "shadow:other,reference", content, ((60, 20),))
+    live.placed(5, "shadow:llvm,reference", content, ((60, 20),))
+    live.forget(5)
+
+    assert live.suspects(Difference("llvm", ((64, 8),), "", ""), content) == [1]
 
 
 def test_two_backends_agree_about_random_code():

@@ -145,6 +145,12 @@ def _metrics(words: list[str]) -> int:
     return _with_argparse("metrics", metrics.add_arguments, metrics.run, words)
 
 
+def _top(words: list[str]) -> int:
+    from cpu_proc import top
+
+    return _with_argparse("top", top.add_arguments, top.run, words)
+
+
 def _guests(words: list[str]) -> int:
     from cpu_proc import guests
 
@@ -222,6 +228,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "keys": ("make keys for translators on other hosts, and enter theirs", _keys),
     "metrics": ("tell Prometheus what translators and machines count", _metrics),
     "ctl": ("tell running machines what to do: swap backends, stop, reset, look", _ctl),
+    "top": ("show all machines and translators of this host, live", _top),
     "doctor": ("tell whether this computer has what a machine needs", _doctor),
     "explain": ("show what a run retired, when, why and by whom", _explain),
     "simulate": ("search the protocol between machine and translator for mistakes", _simulate),

@@ -142,7 +142,7 @@ def backend(bench: Bench) -> None:
 def segments(bench: Bench) -> None:
     with bench.peer() as good:
         assert good.attach_message is not None
-        for change in ({"ram": "999"}, {"ctrl": "999"}):
+        for change in ({"ram": "99999"}, {"ctrl": "99999"}):
             with bench.peer(attach=False) as bad:
                 bad.greet()
                 base = good.attach_message

@@ -123,7 +123,8 @@ def moved(bench: Bench) -> None:
 
 def until_running(peer: Peer) -> None:
     """Wait until the translator counts something as running, if it counts that, or all is done."""
-    while peer.outstanding:
+    end = time.monotonic() + peer.bench.deadline
+    while peer.outstanding and time.monotonic() < end:
         peer.send(Stats(peer.session))
         counts = dict(peer.wait(StatsReply).counters)
         if counts.get("running", 1):

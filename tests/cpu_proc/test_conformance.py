@@ -14,6 +14,7 @@ import pytest
 
 from cpu_proc import cli
 from cpu_proc.conformance import clauses, guests, rules, runner
+from cpu_proc.conformance.target import Target
 from tests.cpu_proc import wrong_translators
 from tests.cpu_proc.wrong_translators import MISTAKES, TEN
 
@@ -83,6 +84,22 @@ def test_a_wrong_one_is_told_its_rule(name: str, tmp_path: Path):
     assert (1, "failed", mistake.clause) == (status, one["verdict"], one["clause"]), one
     assert mistake.says in one["finding"]
     assert one["says"]
+
+
+def test_one_that_runs_already_is_not_killed(tmp_path: Path):
+    running = Target(command=OURS)
+    try:
+        running.start()
+        status, report = judged(tmp_path, running.endpoint, "--only", "life.ping,restart.*")
+        assert not running.ended()
+    finally:
+        running.close()
+
+    verdicts = {one["name"]: one["verdict"] for one in report["checks"]}
+    assert 0 == status
+    assert {"life.ping": "passed", "restart.killed": "skipped", "restart.asked": "skipped"} == (
+        verdicts
+    )
 
 
 def test_every_clause_is_one_of_the_specification():

@@ -54,8 +54,9 @@ if TYPE_CHECKING:
     from cpu_proc.explain_file import ExplainFile
     from cpu_proc.htif import Htif
     from cpu_proc.run_options import RunOptions
+    from cpu_proc.swap import Swap
     from cpu_proc.trace_file import TraceFile
-    from cpu_proc.translator import Swap, TranslatorLink
+    from cpu_proc.translator import TranslatorLink
     from protocol.transport import Connection
 
 log = get_logger("machine")

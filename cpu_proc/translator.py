@@ -25,6 +25,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from cpu_proc.publisher import CodeSegment, Publisher
+from cpu_proc.swap import Swap
 from cpu_proc.translator_child import TranslatorChild
 from protocol import mutants
 from protocol.backlog import Backlog as Backlog
@@ -35,7 +36,6 @@ from protocol.logs import get_logger
 from protocol.riscv.identity import isa_hash
 
 if TYPE_CHECKING:
-    from cpu_proc.culprit import Who
     from cpu_proc.machine import Machine
     from cpu_proc.run_options import RunOptions
     from protocol.messages import Segment
@@ -55,20 +55,6 @@ WINDOW = (
 MOST_MERGES = 3  # of a page, in an epoch
 _ASK_AGAIN = frozenset(("not_attached", "window_full", "send_queue_full", "timed_out"))
 POLL_LIMIT = 5.0
-
-
-class Swap:
-    """A swap of backends that was asked for. `problem`: why it came to nothing, once `done`."""
-
-    def __init__(self, backend: str, who: Who) -> None:
-        self.backend = backend
-        self.who = who
-        self.problem = ""
-        self.done = threading.Event()
-
-    def end(self, problem: str = "") -> None:
-        self.problem = problem
-        self.done.set()
 
 
 class TranslatorLink:

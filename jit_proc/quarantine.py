@@ -30,6 +30,7 @@ from jit_proc.job import Difference
 from protocol.backends import name_of
 from protocol.layout import PAGE_SIZE
 from protocol.logs import get_logger
+from protocol.session import Job
 
 LIMIT = 4096
 QUARANTINED = "some of these bytes are in quarantine"
@@ -194,8 +195,43 @@ def _overlap(place: _Place, spans: Sequence[tuple[int, int]]) -> bool:
     )
 
 
-def quarantine_of(folder: Path, kept: ContentStore | None) -> Quarantine:
-    """The quarantine of a translator: on disk where its translations are."""
-    if kept is None or kept.folder is None:
-        return Quarantine()
-    return Quarantine(folder / f"quarantine-{kept.toolchain}.jsonl")
+class Doubts:
+    """What a translator has come to doubt: the quarantine, and what lives that was never compared.
+
+    `compared`: states from which regions were compared.
+    """
+
+    def __init__(self, folder: Path, kept: ContentStore | None) -> None:
+        """The quarantine is on disk where translations are."""
+        on_disk = kept is not None and kept.folder is not None
+        name = f"quarantine-{kept.toolchain}.jsonl" if kept is not None else ""
+        self.quarantine = Quarantine(folder / name if on_disk else None)
+        self.unproven = Unproven()
+        self.compared = 0
+
+    def differ(self, job: Job, content: bytes, found: Difference) -> list[int]:
+        """Two backends can be told apart by a region; the sessions that cannot go on as they are.
+
+        They have code of these bytes that was compared with nothing: sent away, they retire
+        everything, and come back.
+        """
+        self.compared += found.compared
+        self.quarantine.add(found, content)
+        log.error(
+            "backends_differ",
+            session=job.session,
+            page=job.request.page,
+            backend=found.backend,
+            difference=found.text,
+            reproducer=found.file,
+            spans=found.spans,
+        )
+        suspects = self.unproven.suspects(found, content)
+        for suspect in suspects:
+            log.error("machine_sent_away", session=suspect, difference=found.text)
+            self.unproven.forget(suspect)
+        return suspects
+
+    def counters(self) -> dict[str, int]:
+        """For STATS."""
+        return {"states_compared": self.compared, **self.quarantine.counters()}

@@ -53,7 +53,7 @@ from jit_proc.outcomes import (
     rates,
 )
 from jit_proc.pool import Result
-from jit_proc.quarantine import QUARANTINED, Unproven, quarantine_of
+from jit_proc.quarantine import QUARANTINED, Doubts
 from jit_proc.served import Served, ServedMachine, segment
 from jit_proc.service_options import Options, make_pool
 from jit_proc.store import EngineStore
@@ -121,9 +121,7 @@ class Broker:
         # Of another lifter nothing is known that could stand in a key.
         mode = options.store if options.lifter == DEFAULT_LIFTER else "off"
         self.kept = content_store.made(self.store.folder, mode, options.store_size)
-        self.quarantine = quarantine_of(self.store.folder, self.kept)
-        self._unproven = Unproven()
-        self._compared = 0  # states from which regions were compared
+        self.doubts = Doubts(self.store.folder, self.kept)
         self.pool = Workplaces(make_pool(options), self.server)
         self._timers = Timers()
         self._machines = Served(options.code_space)
@@ -251,7 +249,7 @@ class Broker:
                 self.sessions.charge(job, 0)
                 self._act(self.sessions.rejected(job, error.reason, error.text))
                 continue
-            if self.quarantine.holds_entries(job.backend, content, asked.entries):
+            if self.doubts.quarantine.holds_entries(job.backend, content, asked.entries):
                 self.sessions.charge(job, 0)
                 self._act(self.sessions.rejected(job, "unsupported", QUARANTINED))
                 continue
@@ -302,8 +300,7 @@ class Broker:
             workers=self.pool.count,
             workers_started=self.pool.started,
             workers_died=self.pool.died,
-            states_compared=self._compared,
-            **self.quarantine.counters(),
+            **self.doubts.counters(),
             **self.pool.counters(),
             refused_again=self._refused_again,
             **(self.kept.counters() if self.kept is not None else {}),
@@ -334,11 +331,11 @@ class Broker:
             actions = sessions.rejected(job, outcome.reason, outcome.text[:1000])
             return self._learn(running, actions) if fresh else actions
         if isinstance(outcome, work.Difference):
-            return self._differs(running, outcome)
+            return self._differ(running, outcome)
         if not sessions.is_live(job) or not isinstance(outcome, work.Region):
             return sessions.rejected(job, "compiler_failed", "the worker answered something else")
-        self._compared += outcome.compared
-        if self.quarantine.holds(job.backend, running.content, outcome.spans):
+        self.doubts.compared += outcome.compared
+        if self.doubts.quarantine.holds(job.backend, running.content, outcome.spans):
             return sessions.rejected(job, "unsupported", QUARANTINED)
         machine, asked = self._machines[job.session], job.request
         began = time.perf_counter_ns()
@@ -358,7 +355,7 @@ class Broker:
             log.error("translation_inconsistent", page=asked.page, reason=str(error))
             return sessions.rejected(job, "compiler_failed", f"inconsistent: {error}"[:1000])
         if ":" in job.backend and not outcome.compared:
-            self._unproven.placed(job.session, job.backend, running.content, outcome.spans)
+            self.doubts.unproven.placed(job.session, job.backend, running.content, outcome.spans)
         log.info(
             "block_translated",
             session=job.session,
@@ -372,27 +369,10 @@ class Broker:
         )
         return sessions.translated(job, region, stamp)
 
-    def _differs(self, running: Running, found: work.Difference) -> list[TranslatorAction]:
-        """Two backends can be told apart by a region: tier 0 carries it."""
-        self._compared += found.compared
-        self.quarantine.add(found, running.content)
-        log.error(
-            "backends_differ",
-            session=running.job.session,
-            page=running.job.request.page,
-            backend=found.backend,
-            difference=found.text,
-            reproducer=found.file,
-            spans=found.spans,
-        )
+    def _differ(self, running: Running, found: work.Difference) -> list[TranslatorAction]:
         actions = self.sessions.rejected(running.job, "unsupported", found.text[:1000])
-        for session in self._unproven.suspects(found, running.content):
-            # It lives, compared with nothing, in this machine: that retires everything then, and
-            # comes back.
-            log.error("machine_sent_away", session=session, difference=found.text)
-            self._unproven.forget(session)
-            machine = self._machines.get(session)
-            if machine is not None:
+        for session in self.doubts.differ(running.job, running.content, found):
+            if (machine := self._machines.get(session)) is not None:
                 bye = Bye(session, "two backends differ about code it has")
                 self.server.send(machine.peer, bye)
                 actions += self.sessions.receive(machine.peer, bye)
@@ -475,7 +455,7 @@ class Broker:
         except OSError as error:
             self._act(self.sessions.retire_failed(session, str(error)))
             return
-        self._unproven.forget(session)
+        self.doubts.unproven.forget(session)
         alive = sum(
             isinstance(one, Running)
             and one.job.session == session
@@ -501,7 +481,7 @@ class Broker:
         self.server.unwatch(machine.process)
         self._watched.discard(machine.process)
         self._machines.forget(session)
-        self._unproven.forget(session)
+        self.doubts.unproven.forget(session)
         log.info("session_ended", session=session, reason=reason)
 
     def _find_engine(self, key: str) -> None:

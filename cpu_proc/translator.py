@@ -32,7 +32,7 @@ from protocol.backlog import Backlog as Backlog
 from protocol.errors import UserError
 from protocol.generations import Stamp
 from protocol.layout import LAYOUT_HASH
-from protocol.logs import get_logger
+from protocol.logs import Complaints, get_logger
 from protocol.riscv.identity import isa_hash
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class TranslatorLink:
         self._swapping = False
         self._closing = False
         self.incarnation = 0
+        self._complaints = Complaints(log)
         self.backend = ""  # in force
         self.counts = self._publisher.counts
         self.times = self._publisher.times
@@ -415,8 +416,9 @@ class TranslatorLink:
                     log.debug("message_dropped", message=tag, id=identity, reason=reason)
                 case s.CodeSpaceFull():
                     self._post_retirement("code_space_full")
-                case s.TranslatorDead(reason=reason, epoch_needed=epoch_needed):
-                    log.warning("translator_lost", reason=reason, epoch=self._session.epoch)
+                case s.TranslatorDead(reason, epoch_needed, text):
+                    epoch = self._session.epoch
+                    self._complaints.warn("translator_lost", text, reason=reason, epoch=epoch)
                     self.counts["lost"] += 1
                     if epoch_needed:
                         self._post_retirement("translator_restart")
@@ -432,7 +434,7 @@ class TranslatorLink:
                     if not self.incarnation:
                         raise UserError(text)
                     # It was another one before: the guest goes on without.
-                    log.warning("translator_incompatible", text=text)
+                    self._complaints.warn("translator_incompatible", text)
                 case _:
                     log.debug("action_ignored", action=type(action).__name__)
 
@@ -488,6 +490,7 @@ class TranslatorLink:
         if not self._code.attach(code, epoch):
             return
         self._attached.set()
+        self._complaints.reset()
         self.incarnation = self._session.incarnation
         self.backend = self._session.backend
         log.info(

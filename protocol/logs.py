@@ -97,6 +97,25 @@ class Logger:
             emit(level, self._name, event, {**self._fields, **fields})
 
 
+class Complaints:
+    """What is tried over and over, and fails for the same reason, is complained of once."""
+
+    def __init__(self, log: Logger) -> None:
+        self._log = log
+        self._said: set[tuple[str, ...]] = set()
+
+    def warn(self, event: str, text: str, **fields: Any) -> None:
+        """Warn, if this was not said since the last `reset`; numbers make no difference."""
+        said = (event, text, *(one for one in fields.values() if isinstance(one, str)))
+        tell = self._log.debug if said in self._said else self._log.warning
+        tell(event, **fields, text=text)
+        self._said.add(said)
+
+    def reset(self) -> None:
+        """It went well: what is said next is news."""
+        self._said.clear()
+
+
 def get_logger(name: str, **fields: Any) -> Logger:
     """A logger for the part of the program called `name`, with fields that each of its events
     carries.

@@ -59,6 +59,7 @@ class World:
         self.failures: list[BaseException] = []
         self.fail = self.failures.append
         self.jitdump = None
+        self.trace = None
         words = native.words(self.records.start, RECORD_ARRAY_STRIDE // 8)
         words[RECORD_ARRAY_PAGE // 8] = self.control.pages_address + HERE * PAGE.size
         self.set("records", self.records.start)

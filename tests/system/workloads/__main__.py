@@ -1,6 +1,7 @@
 """Run a workload for any number of rounds; see the package's docstring.
 
     python -m tests.system.workloads swaps [--swaps N] [--kills N] [--upgrades N]
+    python -m tests.system.workloads machines [--count N] [--only one|each|killed]...
     python -m tests.system.workloads NAME [--harts N] [--count N] [--emulator E]... [--rounds N]
 
 With several emulators they run in turn, `--rounds` times; medians are printed, nothing is asserted
@@ -15,7 +16,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from tests.system.workloads import emulators, flash, linux, swaps
+from tests.system.workloads import emulators, flash, linux, machines, swaps
 from tests.system.workloads.emulators import WorkloadError
 
 FLASH = {"flash": False, "flash-reset": True}
@@ -28,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["swaps"]:
         return swaps.main(words[1:])
+    if words[:1] == ["machines"]:
+        return machines.main(words[1:])
     parser = argparse.ArgumentParser(prog="python -m tests.system.workloads")
     known = [*linux.WORKLOADS, *FLASH]
     parser.add_argument("name", choices=known, help="which workload")

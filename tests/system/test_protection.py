@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from protocol.engine_image import cache_folder
 from tests.system import runner
 from tests.system.runner import PROMPT, Machine, children, linux, maps
 
@@ -152,3 +153,58 @@ def executable_segments(pid: int) -> set[str]:
         if "x" in parts[1] and parts[1][3] == "s" and "engine" not in parts[5]:
             found.add(parts[4])
     return found
+
+
+def test_code_is_executable_in_the_machine_alone(machine: tuple[Machine, int]):
+    one, _ = machine
+    for process in (one.pid, *children(one.pid)):
+        ours = [
+            (permissions, name)
+            for permissions, name in maps(process)
+            if "x" in permissions and "memfd:coldboot" in name
+        ]
+        assert bool(ours) == (process == one.pid), f"process {process}: {ours}"
+        assert all("w" not in permissions for permissions, _ in ours)
+
+
+def test_a_worker_has_none_of_the_segments(machine: tuple[Machine, int]):
+    """What translates gets bytes and gives bytes: no guest memory, no code segment, no socket."""
+    one, translator = machine
+    workers = [process for process in children(one.pid) if process != translator]
+    assert workers
+    for worker in workers:
+        assert {} == {n: fd for n, fd in segments(worker).items() if n.startswith("coldboot")}
+        assert [] == [name for _, name in maps(worker) if "memfd:coldboot" in name]
+
+
+def test_no_process_has_a_network_socket(machine: tuple[Machine, int]):
+    one, _ = machine
+    for process in (one.pid, *children(one.pid)):
+        inodes = {
+            line.split()[9]
+            for kind in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6")
+            for line in Path(f"/proc/{process}/net/{kind}").read_text().splitlines()[1:]
+        }
+        open_ones = {target[8:-1] for target in targets(process) if target.startswith("socket:[")}
+        assert set() == inodes & open_ones, f"process {process}"
+
+
+def test_files_open_for_writing_are_those_that_were_asked_for(machine: tuple[Machine, int]):
+    """The machine's: its log, its standard error. The translator's: what it keeps, and its lock."""
+    one, _ = machine
+    log, errors = str(one.log_path), str(one.error_path)
+    for process in (one.pid, *children(one.pid)):
+        for link in Path(f"/proc/{process}/fd").iterdir():
+            target, flags = os.readlink(link), (link.parent.parent / "fdinfo" / link.name)
+            mode = int(flags.read_text().split("flags:")[1].split()[0], 8) & os.O_ACCMODE
+            if mode == os.O_RDONLY or not target.startswith("/") or target.startswith("/dev/"):
+                continue
+            if target.startswith("/memfd:"):
+                continue  # the segments, looked at above
+            kept = target.startswith(str(cache_folder()) + "/") or target.endswith(".lock")
+            assert target in (log, errors) or (process != one.pid and kept), (process, target)
+
+
+def targets(pid: int) -> list[str]:
+    """What a process's descriptors lead to."""
+    return [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]

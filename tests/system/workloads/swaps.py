@@ -7,9 +7,11 @@ as a pause. So Debian runs `sha256sum` over a file in a loop; each line it print
 the checksum known here, and the gaps between lines are counted, beside those of two runs that
 nobody disturbs: with the translator, and in tier 0 alone.
 
-A gap of more than `LONG` is taken apart by what the kernel and the machine know of it: how long the
-hart's thread ran, how long it was ready and waited for a processor (schedstat), how long harts were
-out for retirements (the machine's book), and which disturbance was under way.
+The kernel tells how much of a gap the hart's thread was ready to run and waited for a processor
+that something else had (schedstat); the rest is the gap's own. One whose own part is more than
+`LONG` is taken apart: how long the thread ran, how long the machine's other threads (its console's
+among them) and who reads here waited for a processor, how long harts were out for retirements (the
+machine's book), and which disturbance was under way.
 
 An upgrade is another build at the same endpoint: a copy of these packages whose regions are shorter
 and whose code therefore differs; machines meet it as they meet any new incarnation.
@@ -20,6 +22,7 @@ Read next: `cpu_proc/retirement.py`, `docs/control.md`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import os
@@ -50,13 +53,14 @@ PATIENCE = 120.0
 
 class Line(NamedTuple):
     """What the guest printed, when, and where its hart's thread was: seconds run, and waited for a
-    processor.
+    processor; `others`: what the machine's other threads and the reader waited for one.
     """
 
     when: float
     text: bytes
     ran: float
     ready: float
+    others: float
 
 
 class Disturbance(NamedTuple):
@@ -91,12 +95,12 @@ class Guest:
         self.lines: list[Line] = []
         self.disturbances: list[Disturbance] = []
         self.begun = threading.Event()
+        self._hart = 0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         runner.until(lambda: is_served(self.socket), "the control socket", PATIENCE)
         self.client = QmpClient(self.socket)
-        cpu = self.client.ask("query-cpus-fast")[0]["thread-id"]
-        self._statistics = f"/proc/{self.process.pid}/task/{cpu}/schedstat"
+        self._hart = self.client.ask("query-cpus-fast")[0]["thread-id"]
         if not self.begun.wait(PATIENCE):
             raise SystemExit(f"the guest did not begin; see {folder}")
 
@@ -118,20 +122,25 @@ class Guest:
             when = time.monotonic()
             *whole, held = (held + part).split(b"\n")
             if counting:
-                ran, ready = self._scheduled()
-                self.lines += [Line(when, text.rstrip(b"\r"), ran, ready) for text in whole]
+                found = self._scheduled()
+                self.lines += [Line(when, text.rstrip(b"\r"), *found) for text in whole]
             elif any(text.strip() == b"BEGIN" for text in whole):
                 counting = True
                 held = b""
                 self.begun.set()
 
-    def _scheduled(self) -> tuple[float, float]:
-        try:
-            with open(self._statistics, encoding="ascii") as file:
-                ran, ready, _ = map(int, file.read().split())
-        except (AttributeError, OSError):
-            return 0.0, 0.0
-        return ran / 1e9, ready / 1e9
+    def _scheduled(self) -> tuple[float, float, float]:
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        ran = ready = others = 0.0
+        reader = Path(f"/proc/self/task/{threading.get_native_id()}")
+        with contextlib.suppress(OSError):
+            for task in [reader, *tasks.iterdir()]:
+                busy, waited, _ = map(int, (task / "schedstat").read_text().split())
+                if task.name == str(self._hart):
+                    ran, ready = busy / 1e9, waited / 1e9
+                else:
+                    others += waited / 1e9
+        return ran, ready, others
 
     # --- disturbances --------------------------------------------------------------------------
 
@@ -226,9 +235,12 @@ def wrong_lines(lines: list[Line]) -> list[bytes]:
     return [line.text for line in lines if line.text != LINE]
 
 
-def gaps(lines: list[Line]) -> list[float]:
-    """Seconds between lines."""
-    return [after.when - before.when for before, after in itertools.pairwise(lines)]
+def gaps(lines: list[Line], own: bool = False) -> list[float]:
+    """Seconds between lines; `own`: less what the hart's thread waited for a processor."""
+    return [
+        max(0.0, after.when - before.when - own * (after.ready - before.ready))
+        for before, after in itertools.pairwise(lines)
+    ]
 
 
 def histogram(found: list[float]) -> dict[str, int]:
@@ -242,11 +254,13 @@ def histogram(found: list[float]) -> dict[str, int]:
 
 
 def explain(guest: Guest, book: list[dict[str, Any]]) -> list[str]:
-    """A line on each gap of more than LONG."""
+    """A line on each gap of which more than LONG is its own."""
     told = []
-    for before, after in itertools.pairwise(guest.lines):
+    for (before, after), own in zip(
+        itertools.pairwise(guest.lines), gaps(guest.lines, own=True), strict=True
+    ):
         gap = after.when - before.when
-        if gap <= LONG:
+        if own <= LONG:
             continue
         out = sum(
             e["ms"] + e["waited-ms"] for e in book if before.when <= e["when"] <= after.when + 0.01
@@ -257,21 +271,22 @@ def explain(guest: Guest, book: list[dict[str, Any]]) -> list[str]:
         ran, ready = after.ran - before.ran, after.ready - before.ready
         told.append(
             f"{gap * 1e3:6.0f} ms: hart ran {ran * 1e3:.0f}, waited for a processor "
-            f"{ready * 1e3:.0f}, out for retirements {out:.0f}; under way: "
+            f"{ready * 1e3:.0f}, other threads {(after.others - before.others) * 1e3:.0f}, "
+            f"out for retirements {out:.0f}; under way: "
             f"{', '.join(doing) or 'nothing'}"
         )
     return told
 
 
-def undisturbed(guests: Path, folder: Path, backend: str, lines: int) -> list[float]:
-    """The gaps of a run that is left alone."""
+def undisturbed(guests: Path, folder: Path, backend: str, lines: int) -> list[Line]:
+    """The lines of a run that is left alone."""
     guest = Guest(guests, folder, backend)
     try:
         guest.run_on(lines)
         guest.finish()
         if wrong := wrong_lines(guest.lines):
             raise SystemExit(f"wrong without any disturbance: {wrong[0]!r}")
-        return gaps(guest.lines)
+        return guest.lines
     finally:
         guest.close()
 
@@ -316,17 +331,18 @@ def main(arguments: list[str]) -> int:
         wrong = wrong_lines(guest.lines[:-1])
         count = min(1000, len(guest.lines))
         columns = {
-            "disturbed": gaps(guest.lines),
+            "disturbed": guest.lines,
             "left alone": undisturbed(options.guests, folder, "llvm", count),
             "tier 0 alone": undisturbed(options.guests, folder, "none", count),
         }
     print(f"{len(guest.lines)} lines, {len(wrong)} wrong; {dict(done)}")
     for text in wrong[:10]:
         print(f"WRONG {text!r}")
-    table = {name: histogram(found) for name, found in columns.items()}
-    print(f"{'gap, ms':<12}" + "".join(f"{name:>14}" for name in columns))
-    for bucket in histogram([]):
-        print(f"{bucket:<12}" + "".join(f"{table[name][bucket]:>14}" for name in columns))
+    for title, own in (("gap, ms", False), ("less waits for a processor", True)):
+        table = {name: histogram(gaps(lines, own)) for name, lines in columns.items()}
+        print(f"{title:<28}" + "".join(f"{name:>14}" for name in columns))
+        for bucket in histogram([]):
+            print(f"{bucket:<28}" + "".join(f"{table[name][bucket]:>14}" for name in columns))
     for explained in explain(guest, book):
         print(explained)
     return int(bool(wrong))

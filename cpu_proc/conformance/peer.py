@@ -328,16 +328,18 @@ class Peer:
         kind: Any = Translated | Rejected
         found = self.wait(kind, is_it, clause="4.5")
         assert isinstance(found, Translated | Rejected)
+        if isinstance(found, Translated):
+            self.bench.translated += 1
+        else:
+            self.bench.refused += 1
         return found
 
     def translated(self, id: int) -> Translated:
         """The region asked for; the check is skipped if the backend will not have it."""
         found = self.answer(id)
         if isinstance(found, Translated):
-            self.bench.translated += 1
             return found
         if found.reason in OWN_REFUSALS:
-            self.bench.refused += 1
             raise Skipped(f"the backend refused the code: {found.reason} {found.text}".strip())
         raise Violation(
             f"REJECTED {found.reason} ({found.text}) came to a request that is current", "5.1.1"

@@ -36,6 +36,7 @@ def summary(bench: Bench, results: Sequence[Result]) -> dict[str, Any]:
         "failed": counts["failed"],
         "skipped": counts["skipped"],
         "regions": bench.translated,
+        "rejections": bench.refused,
         "conformant": counts["failed"] == 0,
         "checks": [{**asdict(result), "says": quote(result.clause)} for result in results],
     }
@@ -75,7 +76,7 @@ def show(console: Console, report: dict[str, Any]) -> None:
             )
     numbers = ", ".join(f"{report[word]} {word}" for word in COLOURS)
     say = f"\n{numbers}; {report['regions']} regions"
-    if not report["regions"]:
+    if report["rejections"] and not report["regions"]:
         say += ": it translates nothing (safe, and of no use)"
     verdict = "conformant" if report["conformant"] else "not conformant"
     console.print(f"{say}; [bold]{verdict}[/bold]", highlight=False)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Skipped(Exception):
 @dataclass
 class Bench:
     """What checks are given. `deadline`: seconds for any answer; `retire_deadline`: for RETIRED;
-    `backend`: the one wanted, as in HELLO. `refused`: what the backend would not translate.
+    `backend`: the one wanted, as in HELLO. `refused`: requests that were rejected.
     """
 
     target: Target
@@ -54,7 +54,6 @@ class Bench:
     translated: int = 0
     """Regions seen by all checks."""
     refused: int = 0
-    violations: list[Violation] = field(default_factory=list)
 
     @contextlib.contextmanager
     def peer(self, *, attach: bool = True, **options: Any) -> Iterator[Peer]:

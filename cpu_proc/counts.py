@@ -155,6 +155,9 @@ class Teller:
         place = folder()
         secure_folder(place.parent)
         secure_folder(place)
+        for name in os.listdir(place):  # of machines that were killed
+            if not os.path.exists(f"/proc/{name.partition('.')[0]}"):
+                (place / name).unlink(missing_ok=True)
         listening = self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         for number in count():
             path = place / (f"{os.getpid()}.{number}" if number else f"{os.getpid()}")

@@ -1,5 +1,6 @@
 """Run a workload for any number of rounds; see the package's docstring.
 
+    python -m tests.system.workloads remote [--delay MS] [--loss PERCENT] [--rounds N]
     python -m tests.system.workloads swaps [--swaps N] [--kills N] [--upgrades N]
     python -m tests.system.workloads machines [--count N] [--only one|each|killed]...
     python -m tests.system.workloads NAME [--harts N] [--count N] [--emulator E]... [--rounds N]
@@ -16,7 +17,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from tests.system.workloads import emulators, flash, linux, machines, swaps
+from tests.system.workloads import emulators, flash, linux, machines, remote, swaps
 from tests.system.workloads.emulators import WorkloadError
 
 FLASH = {"flash": False, "flash-reset": True}
@@ -31,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         return swaps.main(words[1:])
     if words[:1] == ["machines"]:
         return machines.main(words[1:])
+    if words[:1] == ["remote"]:
+        return remote.main(words[1:])
     parser = argparse.ArgumentParser(prog="python -m tests.system.workloads")
     known = [*linux.WORKLOADS, *FLASH]
     parser.add_argument("name", choices=known, help="which workload")

@@ -37,10 +37,17 @@ PATIENCE = 2.0  # seconds for clients to take the last event, at the end
 
 
 def default_path() -> str:
-    """The path of this process's socket. Raises UserError if the folder is not safe."""
+    """The path of this process's socket. Raises UserError if the folder is not safe.
+
+    Containers may share the folder, and have the same process ids: then it has another number too.
+    """
     folder = runtime_folder()
     secure_folder(folder)
-    return str(folder / f"machine-{os.getpid()}{SUFFIX}")
+    names = (f"machine-{os.getpid()}{more}{SUFFIX}" for more in ["", *(f"-{i}" for i in range(64))])
+    for name in names:
+        if not is_served(str(folder / name)):
+            return str(folder / name)
+    raise UserError(f"{folder}: there are sockets of many machines with this process id")
 
 
 def all_of_this_user() -> Iterator[Path]:
@@ -56,7 +63,7 @@ def all_of_this_user() -> Iterator[Path]:
 
 
 def _process(path: Path) -> int:
-    number = path.name.removeprefix("machine-").removesuffix(SUFFIX)
+    number = path.name.removeprefix("machine-").removesuffix(SUFFIX).partition("-")[0]
     return int(number) if number.isdecimal() else 0
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cpu_proc.placement import Window
     from cpu_proc.safe_point import SafePoint
 
-THREADS = {"console": "monitor", "translator": "translator"}
+THREADS = {"console": "monitor", "qmp-client": "monitor", "translator": "translator"}
 """Threads by name; what is neither one of these nor a hart's is the host: a script, a debugger."""
 
 WATCHDOG = "watchdog"  # a device with a thread of its own (`alarm.py`)

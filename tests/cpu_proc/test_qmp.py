@@ -327,6 +327,17 @@ def test_backends_are_swapped_and_the_end_is_told(tmp_path: Path):
         client.close()
 
 
+def test_machines_of_one_process_id_have_sockets_of_their_own(tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    first = control_socket.default_path()
+    listener = control_socket.listen(first)
+    second = control_socket.default_path()
+
+    assert second != first
+    assert [first] == [str(path) for path in control_socket.all_of_this_user()]
+    listener.close()
+
+
 def test_a_socket_left_behind_is_taken_over_and_one_in_use_is_not(tmp_path: Path):
     path = tmp_path / "left"
     with socket.socket(socket.AF_UNIX) as left:

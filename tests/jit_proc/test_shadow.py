@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -108,6 +109,38 @@ def test_a_planted_mistake_is_found_and_does_no_harm(tmp_path: Path):
     file.write_text(json.dumps(mended))
     again = tool("--replay", str(file))
     assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "nothing differs")
+
+
+def counted(rounds: int) -> str:
+    """`SUM` with its rounds in data, so that its code is the same whatever they are."""
+    text = SUM.replace(f"li s6, {ROUNDS}", "la t0, rounds\n    ld s6, 0(t0)")
+    return f"{text}\n    .data\n    .align 12\nrounds:\n    .dword {rounds}\n"
+
+
+@pytest.mark.usefixtures("wrong")
+def test_code_of_the_same_bytes_that_was_never_compared_is_retired(tmp_path: Path):
+    tmp_path.chmod(0o700)
+    endpoint = f"ipc://{tmp_path}/translator"
+    (tmp_path / "long").mkdir()
+    guest = programs.elf(counted(1 << 40), tmp_path / "long")
+    rare = "shadow:wrong,llvm,sample=999999"
+    words = ["-m", "32M", "-backend", rare, "-translator", endpoint, guest]
+    with (
+        service("translator", "--endpoint", endpoint, ready=str(tmp_path / "notify")),
+        runner.Machine(words, tmp_path / "long") as machine,
+    ):
+        machine.wait_event("region_published")
+        assert machine.events("everything_retired") == []
+
+        word = "shadow:wrong,llvm,sample=1"
+        run = ["-translator", endpoint, "-threshold", "1", "-backend", word]
+        programs.run(counted(ROUNDS), tmp_path, *run)
+
+        machine.wait_event("everything_retired", cause="translator_restart")
+        machine.wait_event("translator_attached", 2)
+        os.kill(machine.pid, signal.SIGTERM)
+        machine.wait()
+    assert {event["epoch"] for event in machine.events("region_published")} == {1}
 
 
 def test_a_quarantine_outlives_the_translator(tmp_path: Path):

@@ -165,18 +165,23 @@ def print_resets(live: int) -> dict[str, Any]:
     return results
 
 
-def print_spins() -> dict[str, Any]:
+EVENTS = {
+    "store": "a hart's store over code that all execute",
+    "request": "the host has everything retired",
+    "reset": "a reset by the host",
+}
+
+
+def print_events(count: int) -> dict[str, Any]:
     """From an event to the last hart out."""
-    results = {}
-    print("milliseconds from an event to the last hart out; until the translator let go: p50, p99")
-    for harts in (1, 2, 4):
-        found = results[str(harts)] = machine("spin", harts, 300)
-        out, gone = found["waited_ms"], found["translator_ms"]
-        print(
-            f"  {harts} spinning: {out['p50']:.3f}, {out['p99']:.3f};"
-            f" {gone['p50']:.3f}, {gone['p99']:.3f}"
+    results = {harts: machine("events", harts, count) for harts in (1, 2, 4)}
+    print("milliseconds from an event to the last of 1, 2 and 4 harts out of old code: p50 and p99")
+    for event, name in EVENTS.items():
+        cells = "".join(
+            f"{found[event]['p50']:>12.4f}{found[event]['p99']:>9.3f}" for found in results.values()
         )
-    return results
+        print(f"  {name:<42}{cells}")
+    return {str(harts): found for harts, found in results.items()}
 
 
 def print_tracking(runs: int, seconds: float) -> dict[str, Any]:
@@ -207,6 +212,9 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the figures there")
     parser.add_argument("--live", type=int, default=300, help="translations at a reset")
+    parser.add_argument(
+        "--events", type=int, default=300, help="events of each kind that harts are timed at"
+    )
     parser.add_argument("--tracking", action="store_true", help="measure the cost of tracking")
     parser.add_argument("--patches", type=int, metavar="N", help="what N patches leave behind")
     options = parser.parse_args()
@@ -238,7 +246,7 @@ def main() -> int:
             )
         results = compare(contenders, options.runs, options.seconds)
     print_operations(results)
-    more = {"resets": print_resets(options.live), "spins": print_spins()}
+    more = {"resets": print_resets(options.live), "events": print_events(options.events)}
     if options.json is not None:
         rows = {
             name: dict(zip((r[0] for r in ROWS), costs, strict=True))

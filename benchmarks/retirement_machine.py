@@ -2,6 +2,7 @@
 
     python benchmarks/retirement_machine.py resets LIVE COUNT
     python benchmarks/retirement_machine.py spin HARTS COUNT
+    python benchmarks/retirement_machine.py events HARTS COUNT
     python benchmarks/retirement_machine.py program TRACKING SECONDS
     python benchmarks/retirement_machine.py patches COUNT
 
@@ -14,6 +15,11 @@ first instruction after.
 
 `spin`: HARTS harts in one-instruction loops; everything is retired COUNT times. Milliseconds from
 the call to the last hart out of native code, and until the translator had let go.
+
+`events`: milliseconds from an event to the last of HARTS harts out of old code, 50th and 99th
+percentile. `store`: hart 0 stores over a function that all harts call in loops; it waits, by the
+guest's clock, until each has executed the new one. `request` and `reset`, by the machine's book:
+the host has everything retired, and the machine reset.
 
 `program`: a program that never changes its code, with an engine that tracks stores (1) or whose
 tracking is left out (0): the least and the median milliseconds of a round of it, in the second half
@@ -37,6 +43,7 @@ from pathlib import Path
 from cpu_proc import options
 from cpu_proc.machine import SWITCH_INTERVAL, Machine
 from cpu_proc.records import Region
+from cpu_proc.retirement import Event
 from protocol.layout import PAGE
 from protocol.riscv.assembler import assemble
 
@@ -193,6 +200,60 @@ victim:
     ret
 """
 
+STORES = f"""
+    li s0, {NOTES}
+    li t0, HARTS
+    csrr s1, mhartid
+    bgeu s1, t0, park
+    slli s2, s1, 6                  # a line of its own for what each hart has seen
+    add s2, s2, s0
+    bnez s1, others
+    la s7, victim
+    li s6, COUNT
+    li s8, 0x00000513               # li a0, 0
+    li s9, 1 << 20
+    li s10, {NOTES + 0x1000}             # ticks that each took
+1:  csrr t0, time
+    li t1, GAP                      # ticks between two stores: the function becomes hot again
+    add t1, t0, t1
+2:  jal victim
+    csrr t0, time
+    bltu t0, t1, 2b
+    xor s8, s8, s9
+    srli s5, s8, 20
+    csrr s3, time
+    sw s8, 0(s7)
+    fence.i
+    jal victim
+    sd a0, 0(s2)
+    mv t2, s0
+    li t3, HARTS
+3:  ld t0, 0(t2)
+    bne t0, s5, 3b
+    addi t2, t2, 64
+    addi t3, t3, -1
+    bnez t3, 3b
+    csrr t0, time
+    sub t0, t0, s3
+    sd t0, 0(s10)
+    addi s10, s10, 8
+    addi s6, s6, -1
+    bnez s6, 1b
+    li t0, 1
+    sd t0, 32(s0)
+park:
+    wfi
+    j park
+others:
+    jal victim
+    sd a0, 0(s2)
+    j others
+    .balign 4096
+victim:
+    li a0, 0
+    ret
+"""
+
 
 def make(text: str, *words: str) -> Machine:
     """A machine with this program for its firmware."""
@@ -285,15 +346,57 @@ def spin(harts: int, count: int) -> dict[str, object]:
     finally:
         machine.close()
 
-    def both(values: list[float]) -> dict[str, float]:
-        ranks = statistics.quantiles(values, n=100)
-        return {"p50": ranks[49], "p99": ranks[98]}
-
     return {
         "waited_ms": both([e.waited_ms for e in events]),
         "records_ms": both([e.records_ms for e in events]),
         "translator_ms": both([e.translator_ms for e in events]),
     }
+
+
+def both(values: list[float]) -> dict[str, float]:
+    """The median, and what one in a hundred exceeds."""
+    ranks = statistics.quantiles(values, n=100)
+    return {"p50": ranks[49], "p99": ranks[98]}
+
+
+def events(harts: int, count: int) -> dict[str, object]:
+    """From each kind of event to the last hart out."""
+    text = f".equ HARTS, {harts}\n.equ COUNT, {count}\n.equ GAP, 20000\n{STORES}"
+    machine = make(text, "-m", "16M", "-smp", str(harts))
+
+    def word(offset: int) -> int:
+        return int.from_bytes(machine.memory.read(NOTES + offset, 8), "little")
+
+    try:
+        machine.power_on()
+        until("the last store", lambda: word(32) == 1, 60.0 + count)
+        found = {"store": both([word(0x1000 + 8 * i) / 1e4 for i in range(count)])}
+    finally:
+        machine.close()
+    machine = make(SPIN, "-m", "16M", "-smp", str(harts))
+    try:
+        machine.power_on()
+        link = machine.translator
+        assert link is not None
+        until("the translator", lambda: link.incarnation, 60.0)
+        for number in range(count):
+            time.sleep(0.002)  # harts spin again
+            machine.host.retire()
+            time.sleep(0.002)
+            machine.request_reset(guest=False)
+            until("reset", lambda n=number: len(resets_of(machine)) > n, 60.0)
+        found["request"] = both(
+            [e.waited_ms for e in machine.retirement.history if e.cause == "request"]
+        )
+        found["reset"] = both([e.waited_ms for e in resets_of(machine)])
+    finally:
+        machine.close()
+    return dict(found)
+
+
+def resets_of(machine: Machine) -> list[Event]:
+    """The resets in the book, but for power-on."""
+    return [e for e in list(machine.retirement.history) if e.cause == "system_reset"]
 
 
 def publish_untracked(machine: Machine) -> None:
@@ -383,7 +486,13 @@ def main() -> int:
     """One measurement."""
     what, *numbers = sys.argv[1:]
     modes: dict[str, Callable[..., dict[str, object]]]
-    modes = {"resets": resets, "spin": spin, "program": program, "patches": patches}
+    modes = {
+        "resets": resets,
+        "spin": spin,
+        "events": events,
+        "program": program,
+        "patches": patches,
+    }
     found = modes[what](*(int(n) for n in numbers))
     print(json.dumps(found))
     return 0

@@ -365,8 +365,7 @@ class Machine:
             self.load()
             self.memory.on_write = told
             return
-        self.retirement.everything("system_reset")
-        self.load()
+        self.retirement.everything("system_reset", meanwhile=self.load)
         log.info("system_reset_done", epoch=self.retirement.epoch)
 
     def receive(self, data: bytes) -> None:

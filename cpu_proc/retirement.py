@@ -9,7 +9,8 @@ run code made before. One place does it, in one order, with every hart out of na
 4. have the translator forget (RETIRE, RETIRED with a deadline; after it the translator is dead and
    the machine runs on in tier 0), and replace the code segment: the old one is unmapped.
 
-The translator is told right after 1, and works while 2 and 3 are done; nothing of its answer can be
+The translator is told right after 1, and works while 2 and 3 are done, and whatever else whoever
+retires has to do before a hart runs (a reset: images and devices); nothing of its answer can be
 used before all four are. Only then does a hart run.
 
 Read next: `protocol/SPEC.md` (the contract), `translator.py` (step 4).
@@ -81,18 +82,25 @@ class Retirement:
         """Seconds since the machine was made: the clock of the book."""
         return time.monotonic() - self._start
 
-    def everything(self, cause: str, who: Who | None = None) -> None:
-        """Retire every translation. Call it at a safe point only. `who`: if not who posted it."""
+    def everything(
+        self, cause: str, who: Who | None = None, meanwhile: Callable[[], None] | None = None
+    ) -> None:
+        """Retire every translation. Call it at a safe point only. `who`: if not who posted it.
+
+        `meanwhile` is done when all records are gone, while the translator's answer is awaited.
+        """
         # All harts wait: no time to look through what may be 100,000 regions for garbage.
         collecting = gc.isenabled()
         gc.disable()
         try:
-            self._everything(cause, who)
+            self._everything(cause, who, meanwhile)
         finally:
             if collecting:
                 gc.enable()
 
-    def _everything(self, cause: str, who: Who | None) -> None:
+    def _everything(
+        self, cause: str, who: Who | None, meanwhile: Callable[[], None] | None
+    ) -> None:
         machine = self._machine
         began = time.monotonic()
         who, before = who or machine.culprits.current(), self.epoch
@@ -122,8 +130,12 @@ class Retirement:
                 machine.mistakes.everything()
         details: dict[str, Any] = {"pages": arrays, "regions": regions}
         dropped = time.monotonic()
-        if link is not None and told is not None:
-            details |= link.end_retirement(self.epoch, told)
+        try:
+            if meanwhile is not None:
+                meanwhile()
+        finally:  # whatever went wrong, nothing older is mapped when a hart runs
+            if link is not None and told is not None:
+                details |= link.end_retirement(self.epoch, told)
         ended = time.monotonic()
         event = Event(
             when=ended - self._start,

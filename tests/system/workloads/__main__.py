@@ -3,6 +3,7 @@
     python -m tests.system.workloads remote [--delay MS] [--loss PERCENT] [--rounds N]
     python -m tests.system.workloads swaps [--swaps N] [--kills N] [--upgrades N]
     python -m tests.system.workloads machines [--count N] [--only one|each|killed]...
+    python -m tests.system.workloads losses [--rounds N] [--only NAME]...
     python -m tests.system.workloads NAME [--harts N] [--count N] [--emulator E]... [--rounds N]
 
 With several emulators they run in turn, `--rounds` times; medians are printed, nothing is asserted
@@ -17,7 +18,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from tests.system.workloads import emulators, flash, linux, machines, remote, swaps
+from tests.system.workloads import emulators, flash, linux, losses, machines, remote, swaps
 from tests.system.workloads.emulators import WorkloadError
 
 FLASH = {"flash": False, "flash-reset": True}
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["swaps"]:
         return swaps.main(words[1:])
+    if words[:1] == ["losses"]:
+        return losses.main(words[1:])
     if words[:1] == ["machines"]:
         return machines.main(words[1:])
     if words[:1] == ["remote"]:

@@ -156,7 +156,8 @@ class Teller:
         secure_folder(place.parent)
         secure_folder(place)
         for name in os.listdir(place):  # of machines that were killed
-            if not os.path.exists(f"/proc/{name.partition('.')[0]}"):
+            # Another container's processes are not in our /proc: theirs answer.
+            if not os.path.exists(f"/proc/{name.partition('.')[0]}") and ask(place / name) is None:
                 (place / name).unlink(missing_ok=True)
         listening = self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         for number in count():

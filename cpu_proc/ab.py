@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from cpu_proc.qmp_client import QmpClient
 
-IDLE = 0.05  # of a turn's half: less processor time than that says nothing of speed
+IDLE = 0.001  # seconds: less processor time than that says nothing of speed
 
 
 class Reading(NamedTuple):
@@ -98,8 +98,8 @@ def report(backends: tuple[str, str], turns: list[Turn], seconds: float) -> str:
     middle = {}
     for backend in dict.fromkeys(backends):
         own = [turn for turn in turns if turn.backend == backend]
-        late = speeds([turn.late for turn in own], seconds / 2)
-        whole = speeds([turn.whole for turn in own], seconds)
+        late = speeds([turn.late for turn in own])
+        whole = speeds([turn.whole for turn in own])
         if not late or not whole:
             lines.append(f"  {backend}: the guest slept all through its {len(own)} turns")
             continue
@@ -116,6 +116,6 @@ def report(backends: tuple[str, str], turns: list[Turn], seconds: float) -> str:
     return "\n".join(lines)
 
 
-def speeds(readings: list[Reading], seconds: float) -> list[float]:
+def speeds(readings: list[Reading]) -> list[float]:
     """Instructions a second, of those in which the guest did something."""
-    return [r.instructions / r.seconds for r in readings if r.seconds > seconds * IDLE]
+    return [r.instructions / r.seconds for r in readings if r.seconds > IDLE]

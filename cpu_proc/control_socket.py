@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cpu_proc.qmp_server import QmpServer
 
 SUFFIX = ".qmp"
-BACKLOG = 16
+BACKLOG = 128
 PATIENCE = 2.0  # seconds for clients to take the last event, at the end
 
 
@@ -136,7 +136,7 @@ def is_served(path: str) -> bool:
         try:
             probe.settimeout(1.0)
             probe.connect(path)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # others wait there already
             return True
         except OSError:
             return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from typing import Any
 
 from protocol.errors import UserError
@@ -30,8 +31,12 @@ class QmpClient:
         self._number = 0
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(patience)
+        deadline = time.monotonic() + patience
         try:
-            self._socket.connect(path)
+            while not self._connected(path):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("nobody answers")
+                time.sleep(0.01)
         except OSError as error:
             self._socket.close()
             raise UserError(f"{path}: {error.strerror or error}") from error
@@ -39,6 +44,14 @@ class QmpClient:
         if "QMP" not in self._read():
             raise UserError(f"{path}: this is no QMP socket")
         self.ask("qmp_capabilities")
+
+    def _connected(self, path: str) -> bool:
+        """Try; False while too many others wait."""
+        try:
+            self._socket.connect(path)
+        except BlockingIOError:
+            return False
+        return True
 
     def __enter__(self) -> QmpClient:
         return self

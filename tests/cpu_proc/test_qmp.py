@@ -327,6 +327,21 @@ def test_backends_are_swapped_and_the_end_is_told(tmp_path: Path):
         client.close()
 
 
+def test_a_socket_at_which_many_wait_is_in_use(tmp_path: Path):
+    path = str(tmp_path / "busy")
+    listener = control_socket.listen(path)
+    listener.listen(0)
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+    for one in waiting:
+        one.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            one.connect(path)
+
+    assert control_socket.is_served(path)
+    for one in [*waiting, listener]:
+        one.close()
+
+
 def test_machines_of_one_process_id_have_sockets_of_their_own(tmp_path: Path, monkeypatch: Any):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     first = control_socket.default_path()

@@ -8,10 +8,10 @@ between runs, and the ratio to QEMU. Nothing is asserted.
 
     python benchmarks/retirement.py [--runs 3] [--seconds 6] [--live N] [--json FILE]
     python benchmarks/retirement.py --tracking       what tracking stores costs other programs
-    python benchmarks/retirement.py --patches N      what N patches leave behind
+    python benchmarks/retirement.py --patches N      what N patches leave behind, a hart stopped
 
 Behind the table come retirements of everything (`retirement_machine.py`): a reset with 10 and with
---live translations, and the time from an event to the last of 1, 2 and 4 spinning harts. The
+--live translations, and the time from an event to the last of 1, 2 and 4 harts out. The
 translations are the `llvm` backend's, made once and remembered for pages with equal bytes: 10,000
 take about a minute.
 

@@ -1,7 +1,6 @@
 """What a retirement of everything costs a machine: a process of `retirement.py`, one JSON line out.
 
     python benchmarks/retirement_machine.py resets LIVE COUNT
-    python benchmarks/retirement_machine.py spin HARTS COUNT
     python benchmarks/retirement_machine.py events HARTS COUNT
     python benchmarks/retirement_machine.py program TRACKING SECONDS
     python benchmarks/retirement_machine.py patches COUNT
@@ -13,9 +12,6 @@ place in the code segment and records of its own, are a matter of minutes. Milli
 the machine's book of retirements; and from the guest's view, from its store to the finisher to its
 first instruction after.
 
-`spin`: HARTS harts in one-instruction loops; everything is retired COUNT times. Milliseconds from
-the call to the last hart out of native code, and until the translator had let go.
-
 `events`: milliseconds from an event to the last of HARTS harts out of old code, 50th and 99th
 percentile. `store`: hart 0 stores over a function that all harts call in loops; it waits, by the
 guest's clock, until each has executed the new one. `request` and `reset`, by the machine's book:
@@ -25,13 +21,17 @@ the host has everything retired, and the machine reset.
 tracking is left out (0): the least and the median milliseconds of a round of it, in the second half
 of so many seconds.
 
-`patches`: COUNT changes of code that is run in between, while a second hart is stopped. What there
-is of records and code space at the end.
+`patches`: COUNT changes of code that is run in between, while a second hart is stopped, and all the
+time everything is retired, over and over. What there is of records at the end, and the most code
+segments that machine and translator had mapped at any time, of so many epochs: one is the present
+one; the translator's second is the next, empty, or the last, not yet given back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -180,9 +180,14 @@ PATCH = f"""
     li s8, 0x00000513               # li a0, 0
     li s9, 1 << 20
     li s6, COUNT
+0:  ld t0, 8(s0)                    # until there is a translator
+    beqz t0, 0b
 1:  sw s8, 0(s7)
     fence.i
-    jalr s7
+    li t1, 1000
+3:  jalr s7
+    addi t1, t1, -1
+    bnez t1, 3b
     srli t0, s8, 20
     bne a0, t0, 2f
     xor s8, s8, s9
@@ -331,28 +336,6 @@ def count_resets(
     }
 
 
-def spin(harts: int, count: int) -> dict[str, object]:
-    """COUNT retirements of everything while HARTS harts spin."""
-    machine = make(SPIN, "-m", "16M", "-smp", str(harts))
-    try:
-        machine.power_on()
-        link = machine.translator
-        assert link is not None
-        until("the translator", lambda: link.incarnation, 60.0)
-        for _ in range(count):
-            machine.host.retire()
-            time.sleep(0.002)  # harts spin again
-        events = list(machine.retirement.history)[-count:]
-    finally:
-        machine.close()
-
-    return {
-        "waited_ms": both([e.waited_ms for e in events]),
-        "records_ms": both([e.records_ms for e in events]),
-        "translator_ms": both([e.translator_ms for e in events]),
-    }
-
-
 def both(values: list[float]) -> dict[str, float]:
     """The median, and what one in a hundred exceeds."""
     ranks = statistics.quantiles(values, n=100)
@@ -380,7 +363,7 @@ def events(harts: int, count: int) -> dict[str, object]:
         assert link is not None
         until("the translator", lambda: link.incarnation, 60.0)
         for number in range(count):
-            time.sleep(0.002)  # harts spin again
+            time.sleep(0.002)  # harts spin again, as after the next
             machine.host.retire()
             time.sleep(0.002)
             machine.request_reset(guest=False)
@@ -395,7 +378,6 @@ def events(harts: int, count: int) -> dict[str, object]:
 
 
 def resets_of(machine: Machine) -> list[Event]:
-    """The resets in the book, but for power-on."""
     return [e for e in list(machine.retirement.history) if e.cause == "system_reset"]
 
 
@@ -448,8 +430,16 @@ def program(tracking: int, seconds: int) -> dict[str, object]:
         published = machine.translator.counts["published"] if machine.translator else 0
     finally:
         machine.close()
-    half = rounds[len(rounds) // 2 :]
-    return {"median": statistics.median(half), "least": min(half), "regions": published}
+    late = rounds[len(rounds) // 2 :]
+    return {"median": statistics.median(late), "least": min(late), "regions": published}
+
+
+def segments(pid: int | None) -> int:
+    """How many code segments a process has mapped."""
+    with contextlib.suppress(OSError):
+        maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
+        return len({line.split()[4] for line in maps if "/memfd:coldboot-code" in line})
+    return 0
 
 
 def patches(count: int) -> dict[str, object]:
@@ -457,25 +447,34 @@ def patches(count: int) -> dict[str, object]:
     machine = make(f".equ COUNT, {count}\n{PATCH}", "-m", "16M", "-smp", "2")
     try:
         machine.power_on()
+        link = machine.translator
+        assert link is not None
+        until("the translator", lambda: link.incarnation, 60.0)
+        machine.memory.write(NOTES + 8, (1).to_bytes(8, "little"))
         start = time.monotonic()
-        until(
-            "the last patch",
-            lambda: int.from_bytes(machine.memory.read(NOTES, 8), "little") != 0,
-            60.0 + count / 1000,
-        )
+        ours = theirs = samples = 0
+        end = start + 600.0 + count / 1000
+        while int.from_bytes(machine.memory.read(NOTES, 8), "little") == 0:
+            if time.monotonic() > end:
+                raise SystemExit("the last patch did not come to pass")
+            ours, theirs = max(ours, segments(os.getpid())), max(theirs, segments(link.child_pid))
+            samples += 1
+            machine.host.retire()
+            time.sleep(0.1)
         took = time.monotonic() - start
-        good = int.from_bytes(machine.memory.read(NOTES, 8), "little") == 1
         arrays = sum(
             (int(hart.state.pool_next) - first) >> 16
             for hart, (first, _) in zip(machine.harts, machine.pools, strict=True)
         )
-        link = machine.translator
         return {
-            "right": good,
+            "right": machine.memory.read(NOTES, 8) == (1).to_bytes(8, "little"),
+            "segments": ours,
+            "translator_segments": theirs,
+            "samples": samples,
             "seconds": took,
             "arrays": arrays,
             "regions": machine.records.region_count,
-            "translated": link.counts["translated"] if link is not None else 0,
+            "translated": link.counts["translated"],
             "epoch": machine.retirement.epoch,
         }
     finally:
@@ -485,10 +484,8 @@ def patches(count: int) -> dict[str, object]:
 def main() -> int:
     """One measurement."""
     what, *numbers = sys.argv[1:]
-    modes: dict[str, Callable[..., dict[str, object]]]
-    modes = {
+    modes: dict[str, Callable[..., dict[str, object]]] = {
         "resets": resets,
-        "spin": spin,
         "events": events,
         "program": program,
         "patches": patches,

@@ -493,10 +493,6 @@ class TranslatorLink:
         self._complaints.reset()
         self.incarnation = self._session.incarnation
         self.backend = self._session.backend
-        log.info(
-            "translator_attached",
-            epoch=epoch,
-            incarnation=f"{self.incarnation:016x}",
-            pid=self._session.translator_pid,
-            backend=self._session.backend,
-        )
+        incarnation, pid = f"{self.incarnation:016x}", self._session.translator_pid
+        fields = {"incarnation": incarnation, "pid": pid, "backend": self.backend}
+        log.info("translator_attached", epoch=epoch, **fields)

@@ -62,13 +62,7 @@ from protocol.engine_image import EngineImageError
 from protocol.errors import UserError
 from protocol.layout import LAYOUT_HASH
 from protocol.logs import get_logger
-from protocol.messages import (
-    Attach,
-    Bye,
-    Message,
-    Rejected,
-    Translate,
-)
+from protocol.messages import Attach, Bye, Message, Rejected, Translate
 from protocol.riscv.identity import isa_hash
 from protocol.session import (
     Abandon,

@@ -3,10 +3,10 @@
 One guest program (`retirement.S`, made by the project's assembler) times each operation in a loop
 with the `time` counter, round after round, on coldboot and on QEMU in turn, so that a machine that
 gets slower or faster meanwhile treats both alike. The first half of every run is thrown away: the
-translator has made its regions by then. Shown are medians over all that is left, the spread
-between runs, and the ratio to QEMU. Nothing is asserted.
+translator has made its regions by then (on a busy machine give more --seconds). Shown are medians
+over all that is left, the spread between runs, and the ratio to QEMU. Nothing is asserted.
 
-    python benchmarks/retirement.py [--runs 3] [--seconds 6] [--live N] [--json FILE]
+    python benchmarks/retirement.py [--runs 3] [--seconds 16] [--live N] [--json FILE]
     python benchmarks/retirement.py --tracking       what tracking stores costs other programs
     python benchmarks/retirement.py --patches N      what N patches leave behind, a hart stopped
 
@@ -208,7 +208,7 @@ def main() -> int:
         "--runs", type=int, default=3, help="runs of each emulator, in turn (default 3)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=6.0, help="how long a run goes on (default 6)"
+        "--seconds", type=float, default=16.0, help="how long a run goes on (default 16)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the figures there")
     parser.add_argument("--live", type=int, default=300, help="translations at a reset")

@@ -9,9 +9,9 @@ How control and state stand:
 - A region has a handler's signature (`handlers.PARAMS`) and is entered through a record; which of
   its entries is meant, the record's own place tells. It depends on no address: pc is the page's
   virtual address, worked out from record and bias, plus an offset.
-- **Write-through**: a guest register that is written is stored to the hart at once, and read from
-  SSA. So at every instruction the hart in memory is exact, and a region can leave anywhere with
-  nothing to write back but `count` (and NaNs not settled yet, see `float_regions.py`).
+- A guest register that is written is read from SSA from then on, and stored to the hart at once, or
+  where it is soon written again, owed (`write_back.py`): each way out pays first. So where a region
+  leaves the hart in memory is exact (NaNs not settled yet: see `float_regions.py`).
 - What a region cannot do (a TLB miss that is a fault or a device, a store over code, an instruction
   that is not a handler's) it leaves to the engine's `execute_one`, before it has changed anything.
 - Every cycle - a back edge, a way out - compares `count` with `hart.limit`.
@@ -31,8 +31,9 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Collection
 
-from jit_proc import csr_regions, kept
+from jit_proc import csr_regions, kept, write_back
 from jit_proc.cold import ColdEmitter
 from jit_proc.emit import is_literal, literal
 from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY, lookup
@@ -45,6 +46,7 @@ from protocol.riscv import isa
 from protocol.riscv.language import FP_BUILTINS, Function
 
 STATE_EXACT = 1  # bit of the state word: guest time is counted
+LONG_BLOCK = 24  # computing instructions that are worth a better selection
 _LIKELY_NOT = ", !prof !1"
 
 
@@ -65,6 +67,8 @@ class RegionEmitter(MemoryRegions):
         self.turns: dict[tuple[int, ...], list[tuple[str, str]]] = {}
         self._slow = ""
         self.kept = kept.keeper()
+        self.plan = write_back.plan(selection)
+        self.owed: set[str] = set()  # registers not yet stored to the hart
 
     # --- the whole ---------------------------------------------------------------------------
 
@@ -125,13 +129,18 @@ class RegionEmitter(MemoryRegions):
         if site.offset in self.selection.leaders or self.done or not self.lines:
             if not self.done and self.lines:
                 self.settle_count()
-                self.jump_to(f"b{site.offset}")
+                self.enter(site.offset)
             self.label(f"b{site.offset}")
+            self.owed = set(self.plan.inherits.get(site.offset, ()))
             self.begin_block(site.offset)
             self.pending = 0
         self.site = site
         self._slow = ""
         self.begin_site(site)
+        self.simple = write_back.is_simple(site)
+        if not self.simple:
+            self.pay(self.owed)
+            self.owed = set()
         if not site.liftable or site.decoded is None:
             self.leave("slow", literal(site.offset))
             return
@@ -140,7 +149,7 @@ class RegionEmitter(MemoryRegions):
         self.note_callees(function)
         if self.kept is not None:
             self.kept.calls(self, site)
-        before = self.pending
+        before, owed = self.pending, set(self.owed)
         self.body(function, operands)
         if not self.done:
             self.pending += 1
@@ -149,7 +158,7 @@ class RegionEmitter(MemoryRegions):
                 self.go(site.end)
             elif not self.is_next(site):
                 self.settle_count()
-                self.jump_to(f"b{site.end}")
+                self.enter(site.end)
         if self._slow:
             continued = self.done
             after = self.new_label()
@@ -158,8 +167,9 @@ class RegionEmitter(MemoryRegions):
             self.label(self._slow)
             self.put_in_order()
             self.pending, pending = before, self.pending
+            self.owed, owed = owed, self.owed
             self.leave("slow", literal(site.offset))
-            self.pending = pending
+            self.pending, self.owed = pending, owed
             if not continued:
                 self.label(after)
 
@@ -194,11 +204,23 @@ class RegionEmitter(MemoryRegions):
 
     def leave(self, how: str, where: str, extra: int = 0) -> None:
         """Go to a common way out: "slow" and "near" take an offset, "far" an address."""
+        self.pay(self.owed)
         count = self.counted(extra)
         if how == "far" and self.kept is not None:
             self.kept.leaves(self, where, count)
         self.exits[how].append((self.label_name, where, count))
         self.jump_to(f"exit_{how}")
+
+    def pay(self, names: Collection[str]) -> None:
+        """Store registers to the hart whose stores waited."""
+        for name in sorted(names):
+            value = self.value(f"load i64, ptr {self._slot(name)}")
+            self.store_word(value, self.field(name[0], int(name[1:])))
+
+    def enter(self, offset: int) -> None:
+        """Go on in a block of the region, which may take over what is owed."""
+        self.pay(self.owed.difference(self.plan.inherits.get(offset, ())))
+        self.jump_to(f"b{offset}")
 
     def go(self, offset: int, extra: int = 0) -> None:
         """Go on at an offset of the page that may lie outside of it."""
@@ -331,7 +353,12 @@ class RegionEmitter(MemoryRegions):
             return
         if file == "X" and index == "0":
             return
-        self.emit(f"store i64 {value}, ptr {self._slot(file.lower() + index)}")
+        name = file.lower() + index
+        self.emit(f"store i64 {value}, ptr {self._slot(name)}")
+        if self.simple and self.site.offset in self.plan.waits:
+            self.owed.add(name)
+            return
+        self.owed.discard(name)
         self.store_word(value, self.field(file.lower(), int(index)))
 
     def special(self, name: str) -> str:
@@ -354,11 +381,12 @@ class RegionEmitter(MemoryRegions):
             self.label(look)
             if mutants.armed("M29"):
                 kept.stay_in_loop(self, count, on)
+            self.pay(self.owed)
             # `near` looks at the limit itself, and finds it reached.
             self.exits["near"].append((self.label_name, literal(target), count))
             self.jump_to("exit_near")
             self.label(on)
-        self.jump_to(f"b{target}")
+        self.enter(target)
 
     def b_amo(self, op: str, address: str, value: str, size: str) -> str:
         if mutants.armed("M39"):  # it is done before it is known whether a region may do it
@@ -373,6 +401,7 @@ class RegionEmitter(MemoryRegions):
             self.leave("far", target, 1)
             return
         self.settle_count(1)
+        self.pay(self.owed)
         self.carry_to_turn(inside)
         self.turns.setdefault(inside, []).append((self.label_name, target))
         self.jump_to(f"turn{list(self.turns).index(inside)}")
@@ -462,6 +491,9 @@ def translate(job: Job) -> Translation:
             "instcombine",
             "simplifycfg",
         ),
-        # Selected fast, each look for a NaN would take three instructions.
-        isel="dag" if emitter.float_ops & FP_BUILTINS else "fast",
+        # Selected fast, each look for a NaN would take three instructions, as would a rotation;
+        # and long blocks without ways out cost little more.
+        isel="dag"
+        if emitter.float_ops & FP_BUILTINS or emitter.plan.longest >= LONG_BLOCK
+        else "fast",
     )

@@ -215,7 +215,7 @@ def test_the_backends_are_listed():
         timeout=runner.DEADLINE,
     ).stdout
 
-    assert ["llvm", "reference", "none"] == [
+    assert ["llvm", "reference", "none", "shadow:BACKEND,BACKEND", "remote"] == [
         line.split()[0] for line in listing.splitlines() if not line.startswith(" ")
     ]
     assert "level=0|1|2" in listing

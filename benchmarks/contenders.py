@@ -114,4 +114,5 @@ def peers(names: Sequence[str]) -> list[Contender]:
 
 
 def _environment(tree: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(tree)}
+    # Not the sources that happen to lie in the current folder.
+    return {**os.environ, "PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}

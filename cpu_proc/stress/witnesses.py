@@ -48,7 +48,7 @@ WITNESSES = {
     "M24": Witness("m24_mode_change"),
     "M25": Witness("m25_hashes", "regions"),
     "M26": Witness("m26_same_place", "regions"),
-    "M27": Witness("m27_read_before_tracked", "mixed", 2, attempts=6),
+    "M27": Witness("m27_read_before_tracked", "mixed", 2, attempts=20),
     "M28": Witness("m28_remote_hart", "regions", 2),
     "M29": Witness("m29_spinning_hart", "regions", 2),
     "M30": Witness("m30_window", "regions", 2, attempts=3),

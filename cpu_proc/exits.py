@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from cpu_proc.hart import Hart
     from cpu_proc.machine import Machine
 
-HOT_PAUSE = 1 << 21
-"""Instructions between two times that a hart leaves to tell what is hot, unless it is much: each
-time it waits for the thread that it tells.
-"""
-
 log = get_logger("machine")
 
 
@@ -85,8 +80,6 @@ class Exits:
             if page is not None:
                 wanted.setdefault(page, []).append(machine.records.slot_of(state.hot[2 * i]))
         state.hot_count = 0
-        if state.hot_limit > 1:
-            state.hot_next = state.count + HOT_PAUSE
         if machine.translator is not None:
             machine.translator.want(wanted)
 

@@ -169,7 +169,7 @@ class Hart:
         state.exit_lines = 0
         state.stuck = 0
         state.between = 0
-        state.hot_count = state.hot_next = 0
+        state.hot_count = 0
         state.quiet_until = 0
         self.flush()
         self.choose_sets(0, 0)

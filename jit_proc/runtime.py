@@ -67,9 +67,8 @@ def look_up():
         hart.exit_reason = EXIT_STOP
         return 1
     if hart.hot_count != 0:
-        if hart.count >= hart.hot_next or hart.hot_count >= hart.hot_limit:
-            hart.exit_reason = EXIT_HOT
-            return 1
+        hart.exit_reason = EXIT_HOT
+        return 1
     limit = hart.count + hart.slice
     if hart.stop_count < limit:
         limit = hart.stop_count

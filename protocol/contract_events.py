@@ -356,7 +356,6 @@ PLAIN = frozenset(
         "Hart.icount",
         "Hart.threshold",
         "Hart.hot_limit",
-        "Hart.hot_next",
         "Hart.pool_end",
         "Hart.clock_gettime",
         "Hart.host_read",

@@ -274,11 +274,7 @@ HART = Struct(
     ("hot_count", "entries in `hot`"),
     (
         "hot_limit",
-        "entries at which the hart leaves at once; fewer wait for `hot_next`. 0: no ring",
-    ),
-    (
-        "hot_next",
-        "`count` from which on few of them are worth leaving at a slice's end. Writer: machine",
+        "entries at which the hart leaves at once; fewer wait for its slice to end. 0: no ring",
     ),
     ("fetch_bias", "scratch of the fetch path: bias of the page found"),
     (

@@ -172,12 +172,12 @@ def test_more_ranges_than_the_layout_holds_are_refused(machine):
         used = sum(slot.backing is not None for slot in machine.memory.slots)
         for i in range(layout.MAX_SLOTS - used):
             added.append(machine.memory.add_ram(0x4000_0000 + 0x2000 * i, 4096, backing))
-        machine._load_map()
+        machine.load_map()
         with pytest.raises(MapError, match=r"33 ranges of memory, at most 32 are supported"):
             machine.memory.add_ram(0x5000_0000, 4096, backing)
     finally:
         machine.memory.commit(remove=added)
-        machine._load_map()
+        machine.load_map()
     with pytest.raises(MapError):
         machine.memory.commit(remove=added)
 

@@ -1,23 +1,16 @@
 #: M41  an answer of an older incarnation is accepted
 #: expect 1020304 4030201 1020304
 # Four functions become hot; the translator is killed; with the next one they become hot in the
-# reverse order.
+# reverse order. Each time they were executed whole before, so that the same is made of each.
 main:
+    call once
     la a0, first
     li a1, 4096
     call run
     call report
     la a0, kill
     call ask
-    la s0, first
-    li s1, 4
-1:
-    li a1, 1
-    jalr ra, 0(s0)              # decoded again, and interpreted once
-    li t0, 4096
-    add s0, s0, t0
-    addi s1, s1, -1
-    bnez s1, 1b
+    call once                   # decoded again
     la a0, ready
     call ask
     la a0, last
@@ -35,6 +28,19 @@ kill:
 ready:
     .asciz "ready"
     .align 2
+once:                           # each function, interpreted
+    mv s2, ra
+    la s0, first
+    li s1, 4
+1:
+    li a1, 1
+    jalr ra, 0(s0)
+    li t0, 4096
+    add s0, s0, t0
+    addi s1, s1, -1
+    bnez s1, 1b
+    jr s2
+
 run:                            # the functions from a0 on, a1 bytes apart, four; a0: their digits
     addi sp, sp, -48
     sd ra, 0(sp)

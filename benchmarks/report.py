@@ -95,6 +95,23 @@ def mean_lines(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def markdown(rows: Sequence[Row]) -> str:
+    """A table for a document: medians of CPU seconds for 10^9 guest instructions, and ratios."""
+    names = list(dict.fromkeys(name for row in rows for name in row.rounds))
+    qemu = qemu_of(rows)
+    ratios = ["x QEMU"] * (qemu is not None) + ["x native"] * ("native" in names)
+    head = ["program", *(f"{name}, s" for name in names), *ratios]
+    lines = [f"| {' | '.join(head)} |", f"|---{'|---:' * (len(head) - 1)}|"]
+    for row in rows:
+        cells = [number(median(one.cpu for one in row.kept(name)), 3) for name in names]
+        if qemu:
+            cells.append(number(ratio(row, qemu, "coldboot")))
+        if "native" in names:
+            cells.append(number(1 / ratio(row, "native", "coldboot")))
+        lines.append(f"| {' | '.join([row.program, *cells])} |")
+    return "\n".join([*lines, "", *(f"- {line}" for line in mean_lines(rows))])
+
+
 def least_table(rows: Sequence[Row]) -> list[str]:
     """Plain text: each contender's cheapest round, and its ratio to QEMU's cheapest."""
     names = list(dict.fromkeys(name for row in rows for name in row.rounds))

@@ -36,6 +36,7 @@ from protocol.errors import UserError
 QUICK = {"rounds": 5, "seconds": 1.0, "warm": 1.0, "peers": "qemu"}
 FULL = {"rounds": 5, "seconds": 2.0, "warm": 2.0, "peers": "qemu,unicorn,native"}
 COUNTED = (1, 3)  # chunks: what the second run does more is counted
+MARK, MARK_END = "<!-- bench: begin -->", "<!-- bench: end -->"
 LAST = re.compile(r"hart 0: (\d+) instructions")
 
 
@@ -65,6 +66,9 @@ def arguments() -> ArgumentParser:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all that was measured")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture, SVG or PNG")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="put the table between the document's marks"
+    )
     parser.add_argument("--seen", type=Path, metavar="FILE", help="show an earlier --json instead")
     return parser
 
@@ -182,6 +186,13 @@ def show(rows: Sequence[Row], versions: dict[str, str], options: Namespace) -> N
         options.json.write_text(text + "\n", encoding="utf-8")
     if options.plot:
         report.draw(rows, versions, options.plot)
+    if options.markdown:
+        text = options.markdown.read_text(encoding="utf-8")
+        if text.count(MARK) != 1 or text.count(MARK_END) != 1:
+            raise UserError(f"{options.markdown} has not each of {MARK!r} and {MARK_END!r} once")
+        before, after = text.split(MARK)[0], text.split(MARK_END)[1]
+        text = f"{before}{MARK}\n\n{report.markdown(rows)}\n\n{MARK_END}{after}"
+        options.markdown.write_text(text, encoding="utf-8")
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
-from benchmarks import figures, report
+from benchmarks import figures, report, suite
 from benchmarks.figures import Cost, Row
 from benchmarks.processes import Sample, Trace
 
@@ -100,3 +101,21 @@ def test_the_tables_say_what_is_missing():
     assert "unicorn: wrong result in chunk 3" in text
     assert 4 == report.steady_table(rows).row_count
     assert any("coldboot is slower than native" in line for line in report.mean_lines(rows))
+
+
+def test_a_document_s_table_is_put_between_its_marks(tmp_path: Path):
+    rows = [row(coldboot=[2.0, 3.0], qemu=[4.0, 6.0], native=[0.5, 0.5])]
+    saved, document = tmp_path / "seen.json", tmp_path / "document.md"
+    saved.write_text(json.dumps(figures.as_json(rows, {})))
+    document.write_text(f"before {suite.MARK} of yesterday {suite.MARK_END} after")
+    words = ["--seen", str(saved), "--markdown", str(document)]
+
+    assert 0 == suite.main(words) == suite.main(words)
+
+    text = document.read_text()
+    assert text.startswith(f"before {suite.MARK}\n\n| program |")
+    assert text.endswith(f"{suite.MARK_END} after")
+    assert 1 == text.count("| sieve | 2.500 | 5.000 | 0.500 | 2.00 | 4.80 |")
+    assert "yesterday" not in text
+    document.write_text("no marks")
+    assert 2 == suite.main(words)

@@ -213,8 +213,15 @@ class Terminal:
                 termios.tcsetattr(self.fd, termios.TCSANOW, saved)
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        """Stop as the user asked, the terminal restored; the next line runs after SIGCONT.
+
+        SIGCONT may be delivered to another thread, whose handler does not wake this one out of its
+        sleep: so this one goes raw by itself. SIGSTOP is sent to this thread, which therefore stops
+        before the call returns.
+        """
         self._restore()
-        os.kill(os.getpid(), signal.SIGSTOP)
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+        self._raw()
 
     def _on_continue(self, number: int, frame: FrameType | None) -> None:
         self._raw()

@@ -12,7 +12,8 @@ Invariants:
   without progress output is dropped until the reader goes on. It never waits for the console's
   thread, which may be waiting for the machine's lock that the writer holds.
 - A file descriptor's flags belong to whoever shares it: they are not changed. poll(2) before
-  writes of at most PIPE_BUF bytes keeps a blocking pipe from blocking.
+  writes of at most PIPE_BUF bytes keeps a blocking pipe from blocking: under `_output_lock`, for
+  what several threads were told is writable has room for the first of them only.
 - `Terminal` restores what it found on `leave`, at exit, and while the process is stopped (Ctrl-Z,
   SIGTSTP). `cli` turns SIGTERM and SIGHUP into an exit, so they are covered. Only a process that
   is killed outright leaves a raw terminal behind (`stty sane` mends it).
@@ -331,9 +332,11 @@ class Console:
         return True
 
     def _write_some(self) -> bool:
-        """One write(2) to an output that poll(2) called writable; True if it made progress."""
+        """One write(2) to an output that takes it without blocking; True if it made progress."""
         with self._output_lock:
             output = self._output
+            if output is not None and not _is_writable(output):
+                return False
             with self._buffer_lock:
                 chunk = bytes(self._buffer[:PIPE_BUF])
             if output is None or not chunk:
@@ -426,6 +429,12 @@ class Console:
 
     def _show(self, text: str) -> None:
         self.write(text.encode())
+
+
+def _is_writable(fd: int) -> bool:
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    return bool(poller.poll(0))
 
 
 def _is_open(fd: int) -> bool:

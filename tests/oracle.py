@@ -113,7 +113,7 @@ def run_in_qemu(
     options: Sequence[str] = (),
     console_input: bytes = b"",
     images: Mapping[int, bytes] | None = None,
-    seconds: float = 20.0,
+    seconds: float = 240.0,
 ) -> Outcome:
     """Run a raw program in QEMU's `virt` machine, in M-mode from address `at`, without firmware.
 

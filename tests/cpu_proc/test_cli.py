@@ -28,7 +28,7 @@ def coldboot(*words: str, folder: Path | None = None) -> subprocess.CompletedPro
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
 
@@ -120,10 +120,10 @@ def busy_disk(tmp_path: Path) -> Iterator[Path]:
     assert sleep is not None
     path = tmp_path / "busy.img"
     shutil.copy(sleep, path)
-    process = subprocess.Popen([path, "60"])
+    process = subprocess.Popen([path, "600"])
     yield path
     process.kill()
-    process.wait(10)
+    process.wait(240)
 
 
 def test_a_drive_that_is_not_writable_is_told(busy_disk, folder):
@@ -165,7 +165,7 @@ def test_a_reader_that_leaves_early_sees_no_traceback():
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=240)
 
     assert b"" == stderr
 
@@ -185,7 +185,7 @@ print(*sorted(heavy & sys.modules.keys()))
         env={**os.environ, "PYTHONPATH": path_with(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
 
@@ -216,7 +216,7 @@ def test_the_translator_is_another_process():
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
 

@@ -39,7 +39,7 @@ def run(
     machine = Machine(options, first_generations=first)
     made.append(machine)
     machine.power_on()
-    until(lambda: machine.exit_code is not None, "the guest's end", 60)
+    until(lambda: machine.exit_code is not None, "the guest's end")
     assert machine.wait() == 0
     machine.console.flush()
     return machine

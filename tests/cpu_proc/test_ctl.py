@@ -21,7 +21,7 @@ main:
     addi s4, s4, 1
     j 1b
 """
-DEADLINE = 60.0
+DEADLINE = 240.0
 
 
 @pytest.fixture(scope="module")

@@ -215,7 +215,7 @@ def read(tmp_path: Path) -> list[Line]:
 def test_a_million_stores_are_few_lines(machine: Maker, tmp_path: Path):
     one = machine("-translator", "none")
     one.power_on()
-    until(lambda: int(one.harts[0].state.stat_stores) > 1_000_000, "stores", 60)
+    until(lambda: int(one.harts[0].state.stat_stores) > 1_000_000, "stores")
     one.close()
 
     lines = read(tmp_path)
@@ -229,7 +229,7 @@ def test_a_million_stores_are_few_lines(machine: Maker, tmp_path: Path):
 def test_an_instruction_is_named_by_the_guests_symbols(machine: Maker, tmp_path: Path):
     one = machine("-threshold", "1", calls=20)
     one.power_on()
-    until(lambda: one.retirement.counts["guest_store"] > 2, "a region is patched", 60)
+    until(lambda: one.retirement.counts["guest_store"] > 2, "a region is patched")
     one.close()
 
     symbols = {line["who"].get("symbol") for line in of(read(tmp_path)[1:], "guest_store")}
@@ -256,7 +256,7 @@ def test_what_does_not_fit_is_counted_and_told(
 def test_a_full_disk_is_told_once_and_the_guest_runs_on(machine: Maker, capsys: Any):
     one = machine("-translator", "none", path="/dev/full")
     one.power_on()
-    until(lambda: int(one.harts[0].state.stat_stores) > 1000, "stores", 60)
+    until(lambda: int(one.harts[0].state.stat_stores) > 1000, "stores")
     one.host.retire()
     one.close()
 

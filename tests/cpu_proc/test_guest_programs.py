@@ -25,9 +25,9 @@ def link(target: Path, *needs: Path) -> None:
     """A shared object that is linked with `needs`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     empty = target.with_suffix(".o")
-    subprocess.run(["as", "-o", empty, "-"], input=b"", check=True, timeout=20)
+    subprocess.run(["as", "-o", empty, "-"], input=b"", check=True, timeout=240)
     words = ["ld", "-shared", "--no-as-needed", "-soname", target.name, "-o"]
-    subprocess.run([*words, *map(str, (target, empty, *needs))], check=True, timeout=20)
+    subprocess.run([*words, *map(str, (target, empty, *needs))], check=True, timeout=240)
     empty.unlink()
 
 
@@ -75,7 +75,7 @@ def packages(trees: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "Description: x\n"
         )
         words = ["dpkg-deb", "-Znone", "--root-owner-group", "--build", str(tree), str(tmp_path)]
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL, timeout=20)
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL, timeout=240)
         made.append(tmp_path / f"{tree.name}_1.0_all.deb")
     calls: list[Path] = []
 

@@ -84,7 +84,7 @@ def module(depends: str, compiler: Path) -> bytes:
     """An object file that says of itself what a module does."""
     source = f'.section .modinfo,"a"\n.asciz "license=GPL"\n.asciz "depends={depends}"\n'
     target = compiler / "module.o"
-    subprocess.run(["as", "-o", target, "-"], input=source.encode(), check=True, timeout=20)
+    subprocess.run(["as", "-o", target, "-"], input=source.encode(), check=True, timeout=240)
     return target.read_bytes()
 
 
@@ -134,7 +134,7 @@ def fake_package(folder: Path, name: str, files: dict[str, bytes]) -> Path:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(data)
     command = ["dpkg-deb", "-Znone", "--root-owner-group", "--build", str(root), str(folder)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=20)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=240)
     return next(folder.glob(f"{name}_*.deb"))
 
 
@@ -327,7 +327,7 @@ def boot(folder: Path, command: str) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     return done.returncode, done.stdout
 

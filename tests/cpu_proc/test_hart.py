@@ -34,7 +34,7 @@ from protocol.riscv.softfloat import OPERATIONS
 from tests.engine_harness import RAM, EngineMachine, Stopped
 
 DEVICE = 0x2000_0000
-DEADLINE = 20.0
+DEADLINE = 240.0
 
 
 class Device:

@@ -28,7 +28,7 @@ main:
 word:
     .dword 0x6f6c6c6568
 """
-DEADLINE = 30.0
+DEADLINE = 240.0
 
 
 @pytest.fixture(scope="module")

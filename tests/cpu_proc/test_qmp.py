@@ -23,7 +23,7 @@ from cpu_proc.options import parse
 from protocol.errors import UserError
 from tests.system import programs, runner
 
-DEADLINE = 60.0
+DEADLINE = 240.0
 SOURCE = """
 main:
     li s5, 0x1234

@@ -94,7 +94,7 @@ class World:
 
         thread = threading.Thread(target=attempt)
         thread.start()
-        thread.join(10)
+        thread.join(240)
         return not taken[0]
 
     def fill(self, hart: int, page: int) -> None:

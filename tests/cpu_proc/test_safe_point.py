@@ -11,7 +11,7 @@ import pytest
 
 from cpu_proc.safe_point import SafePoint
 
-DEADLINE = 20.0
+DEADLINE = 240.0
 
 
 class FakeHart:
@@ -244,7 +244,7 @@ def test_calling_all_brings_every_hart_out(world):
     here.start()
     before = [h.rounds for h in here.harts]
     give_up = threading.Event()
-    for _ in range(2000):
+    for _ in range(20_000):
         here.point.call_all()
         if all(h.rounds > b for h, b in zip(here.harts, before, strict=True)):
             break

@@ -49,6 +49,6 @@ os._exit(0)
 def test_nothing_is_left_but_memory_and_what_is_open():
     done = subprocess.run(
         [sys.executable, "-c", TRIES],
-        capture_output=True, text=True, timeout=60, check=False, env=runner.environment(),
+        capture_output=True, text=True, timeout=240, check=False, env=runner.environment(),
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "reads x\n", "")

@@ -42,14 +42,14 @@ def test_saved_patched_and_restored_the_first_code_runs_again(
         here.host.set_register(0, "s1", 0)
         here.host.set_register(0, "pc", RAM)
         here.host.resume()
-        until(lambda: counter(here) and counter(here) % (1 << 10) == 0, "patched code", 20)
+        until(lambda: counter(here) and counter(here) % (1 << 10) == 0, "patched code")
         here.host.restore(path)
         assert here.retirement.epoch == epoch + 1
         here.host.pause()
         for hart in range(2):
             here.host.set_register(hart, "s1", 0)
         here.host.resume()
-        until(lambda: counter(here) % (1 << 10), "the first code", 20)
+        until(lambda: counter(here) % (1 << 10), "the first code")
         goes_on(here, 1)
     assert here.retirement.counts["snapshot_restore"] == 5
 

@@ -256,12 +256,12 @@ def test_retirement_waits_for_the_answer_but_not_for_ever(world, monkeypatch):
 
     def busy() -> None:
         asked.set()
-        over.wait(20)
+        over.wait(240)
 
     monkeypatch.setattr(world.link, "_main", busy)
     world.link._thread = threading.Thread(target=world.link._main, daemon=True)
     world.link.start()
-    assert asked.wait(20)
+    assert asked.wait(240)
     assert retire(world) == {}
     assert not world.code_is_mapped()
     over.set()
@@ -269,7 +269,7 @@ def test_retirement_waits_for_the_answer_but_not_for_ever(world, monkeypatch):
 
 def test_what_the_translator_dropped_is_told(world, monkeypatch):
     over = threading.Event()
-    monkeypatch.setattr(world.link, "_main", lambda: over.wait(20))
+    monkeypatch.setattr(world.link, "_main", lambda: over.wait(240))
     world.link._thread = threading.Thread(target=world.link._main, daemon=True)
     world.link.start()
     put = world.link._put

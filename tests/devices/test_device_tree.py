@@ -105,7 +105,7 @@ def test_the_tree_is_that_of_the_virt_board(tmp_path: Path, harts: int) -> None:
         ],
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=240,
     )
     theirs = follow_phandles(decompile(dump.read_bytes())[0])
     machine = MachineDescription(0x8000_0000, RAM_SIZE, harts)

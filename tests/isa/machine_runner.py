@@ -13,7 +13,7 @@ from cpu_proc import options
 from cpu_proc.machine import Machine
 from tests.isa.batch import RAM, RAM_MIB
 
-PATIENCE = 60.0  # seconds
+PATIENCE = 240.0  # seconds
 
 
 class MachineRunner:

@@ -37,7 +37,7 @@ from protocol.session import (
 from protocol.session_machine import MachineSession, Offer
 from protocol.transport import Client, Timers
 
-DEADLINE = 60.0
+DEADLINE = 240.0
 PAGES = 64
 A = TypeVar("A")
 

@@ -206,7 +206,7 @@ def writer(folder: Path, first: int, last: int) -> subprocess.Popen[str]:
 def test_two_processes_may_write_at_once(tmp_path):
     both = [writer(tmp_path, 0, 60), writer(tmp_path, 30, 90)]
     for one in both:
-        said, _ = one.communicate(timeout=120)
+        said, _ = one.communicate(timeout=240)
         assert (60, 0) == (len(said.split()), one.returncode)
     disk = Disk(tmp_path)
     assert 90 == disk.count()
@@ -225,7 +225,7 @@ disk.close()
 
     def counted_elsewhere() -> int:
         command = [sys.executable, "-c", others]
-        return int(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+        return int(subprocess.run(command, capture_output=True, check=True, timeout=240).stdout)
 
     reader, writer = Disk(tmp_path), Disk(tmp_path)
     for number in range(3):
@@ -245,7 +245,7 @@ def test_a_writer_that_is_killed_leaves_whole_entries(tmp_path):
     assert one.stdout is not None
     said = [int(one.stdout.readline()) for _ in range(20)]
     one.send_signal(signal.SIGKILL)
-    one.wait(60)
+    one.wait(240)
     disk = Disk(tmp_path)
     assert disk.count() >= len(said)
     good, bad = disk.verify()

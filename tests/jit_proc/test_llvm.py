@@ -26,18 +26,21 @@ done:
 
 
 def resident() -> int:
-    """Kilobytes of this process in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4
+    """Kilobytes of this process alone: pages of files come and go as others need room."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0])
 
 
 def test_nothing_is_left_of_a_job():
-    for _ in range(100):
-        compile_ir(IR)
-    before = resident()
-    for _ in range(300):
-        compile_ir(IR)
+    grown = []
+    for _ in range(5):
+        before = resident()
+        for _ in range(80):
+            compile_ir(IR)
+        grown.append(resident() - before)
 
-    assert resident() - before < 600, "kilobytes for 300 jobs"
+    # What a job leaves it leaves in each round; what a pool or the collector takes, in one or two.
+    assert min(grown) < 160, f"kilobytes for each 80 jobs: {grown}"
 
 
 def test_selecting_fast_is_for_who_asks_for_it():

@@ -13,7 +13,7 @@ from jit_proc.job import Crash, EngineBuilt, EngineJob, Job, Refusal, Region
 from jit_proc.pool import Pool, Result
 from tests.jit_proc import fake_lifter as fake
 
-DEADLINE = 60.0
+DEADLINE = 240.0
 Make = Callable[..., Pool]
 
 

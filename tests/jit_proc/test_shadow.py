@@ -74,7 +74,7 @@ def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def tool(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         runner.command("backends", *words),
-        capture_output=True, text=True, timeout=120, check=False, env=runner.environment(),
+        capture_output=True, text=True, timeout=240, check=False, env=runner.environment(),
     )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def test_without_a_usable_folder_it_is_handed_over_in_memory(tmp_path: Path) -> 
     kept = store.keep(KEY, CODE, SYMBOLS)
     assert kept.path.startswith("/proc/")
     read = f"from protocol.engine_image import read; print(read({kept.path!r}, {KEY!r}).code_size)"
-    done = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, timeout=240)
     assert done.stdout == f"{len(CODE)}\n", done.stderr
     with pytest.raises(PermissionError):
         os.truncate(kept.path, 0)

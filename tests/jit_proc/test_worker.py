@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ from protocol.riscv.assembler import assemble
 from tests.jit_proc import fake_lifter as fake
 from tests.system import runner
 
-DEADLINE = 30.0
+DEADLINE = 240.0
 LIFTER = f"{fake.__name__}:translate"
 
 _messages = st.one_of(
@@ -135,14 +136,16 @@ def test_jobs_leave_nothing_behind() -> None:
         assert isinstance(read_one(process.stdout.fileno()), Ready)
         private = []
         for _ in range(5):
-            for state_word in range(20):
+            for state_word in range(8):
                 process.stdin.write(encode(Job(state_word, content, (0,), 0)))
                 region = read_one(process.stdout.fileno())
                 assert isinstance(region, Region)
                 assert 200 < region.instructions
             private.append(runner.memory_of(process.pid)["RssAnon"])
         process.stdin.close()
-    assert private[-1] - private[1] < 1024, f"kB after each twenty jobs: {private}"
+    # What a job leaves it leaves in each round; what a pool or the collector takes, in one or two.
+    grown = [after - before for before, after in pairwise(private)]
+    assert min(grown) < 140, f"kB after each eight jobs: {private}"
 
 
 def test_it_ends_when_its_parent_is_another() -> None:

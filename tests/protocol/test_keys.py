@@ -17,7 +17,7 @@ from protocol.keys import Keys
 from protocol.messages import Message, Ping, Pong
 from protocol.transport import Client, Server, new_pair
 
-DEADLINE = 30.0
+DEADLINE = 240.0
 
 
 def both(folder: Path) -> tuple[Keys, Keys]:

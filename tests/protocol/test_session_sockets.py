@@ -39,7 +39,7 @@ from protocol.session_translator import Region, Service, TranslatorSessions
 from protocol.transport import Client, Mailbox, Server, Timers, private_endpoint
 from tests.protocol.world import OFFER
 
-DEADLINE = 20.0
+DEADLINE = 240.0
 
 
 class Translator:
@@ -100,7 +100,7 @@ class Machine:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.client: Client | None = None
-        self.session = MachineSession(OFFER, 1, Deadlines(heartbeat=0.1, reconnect=0.01))
+        self.session = MachineSession(OFFER, 1, Deadlines(heartbeat=1.0, reconnect=0.01))
         self.timers = Timers()
         self.seen: list[MachineAction] = []
         self.connections = 0

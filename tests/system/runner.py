@@ -34,7 +34,7 @@ import pexpect
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DEADLINE = 90.0
+DEADLINE = 300.0
 """Seconds for a step of a guest: many times what it takes, for cores that others use too."""
 PROMPT = rb"[/~] # "
 APPEND = "console=ttyS0 panic=-1 cryptomgr.notests quiet"

@@ -25,7 +25,7 @@ _SCRIPT = """SECTIONS { . = %#x; .text : { *(.text) } .rodata ALIGN(16) : { *(.r
 
 def _run(tool: str, *arguments: str | Path) -> str:
     command = [require(PREFIX + tool), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr[:2000]}"
     return done.stdout
 

@@ -440,7 +440,7 @@ def test_translation_and_pmp_agree_with_qemu(make, tmp_path: Path):
             *("-monitor", "none", "-serial", f"file:{output}", "-bios", str(firmware)),
         ],
         check=True,
-        timeout=30,
+        timeout=240,
     )
     board = Board(bytes(image))
     board.hart.menvcfg = 1 << 61  # QEMU before 8.1 updates A and D without being asked

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FIRMWARE = Path(__file__).parent / "firmware.s"
 RAM_SIZE = 16 << 20
-PATIENCE = 30.0  # seconds for any one event
+PATIENCE = 120.0  # seconds for any one event
 REFRESH = 0.1  # seconds between two looks at the machine
 TICKS_PER_MICROSECOND = 10
 

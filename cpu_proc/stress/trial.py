@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from protocol.riscv.assembler import Program
 
 PATIENCE = 60.0  # seconds for a guest to say something more, or to end
-ATTACH_PATIENCE = 20.0  # seconds for the translator to be there
+ATTACH_PATIENCE = 90.0  # seconds for the translator to be there
+SETTLE_PATIENCE = 20.0  # seconds for regions that were asked for
 FLASH_SIZE = 32 << 20
 SMALL_SPACE = "64K"
 DONE = b"k"
@@ -414,22 +415,22 @@ class Trial:
         return DONE
 
     def do_settle(self) -> bytes:
-        """`settle`: wait until every region asked for is there or refused, 5 s at most."""
+        """`settle`: wait until every region asked for is there or refused, 20 s at most."""
         link = self.machine.translator
         if link is not None:
-            link.settle(5.0)
+            link.settle(SETTLE_PATIENCE)
         return DONE
 
     def do_regions(self, count: str) -> bytes:
-        """`regions N`: wait until N more regions were published, or 5 s (in tier 0: not at all)."""
+        """`regions N`: wait until N more regions were published, or 20 s (in tier 0: not)."""
         link = self.machine.translator
         if link is not None:
             wanted = link.counts["published"] + int(count)
-            self.until(lambda: link.counts["published"] >= wanted, 5.0)
+            self.until(lambda: link.counts["published"] >= wanted, SETTLE_PATIENCE)
         return DONE
 
     @staticmethod
-    def until(event: Callable[[], bool], seconds: float = 20.0) -> bool:
+    def until(event: Callable[[], bool], seconds: float = PATIENCE) -> bool:
         """Wait for something; whether it came."""
         deadline = time.monotonic() + seconds
         while not event():

@@ -75,8 +75,9 @@ def test_the_example_of_the_documentation_conforms(tmp_path: Path, monkeypatch: 
 def test_a_wrong_one_is_told_its_rule(name: str, tmp_path: Path):
     mistake = MISTAKES[name]
     words = ["--start", wrong_translators.command(name), "--only", mistake.check]
-    # What never comes is waited for.
-    patience = ("3", "3") if "no " in mistake.says else ("90", "60")
+    # What never comes is waited for; all else comes when it comes.
+    waits = {"no PONG came": ("8", "60"), "no RETIRED came": ("90", "4")}
+    patience = waits.get(mistake.says, ("90", "60"))
     words += ["--deadline", patience[0], "--retire-deadline", patience[1]]
     status, report = judged(tmp_path, *words)
 

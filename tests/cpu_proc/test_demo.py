@@ -56,7 +56,7 @@ from cpu_proc import demo, demo_guest, records
 def hot_code(guest, view, whole=demo.hot_code):
     whole(guest, view)
     records.Records._take_back = lambda self, regions: None
-    demo_guest.PATIENCE = 3.0
+    demo_guest.PATIENCE = 8.0
 
 demo.CHAPTERS = (hot_code, *demo.CHAPTERS[1:])
 sys.exit(demo.run())

@@ -15,7 +15,7 @@ SCENARIOS = scenario.load_all()
 @pytest.mark.parametrize("mode", scenario.MODES)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_guest_sees_no_stale_code(name: str, mode: str):
-    result = job.run_job({"scenario": name, "mode": mode, "harts": 1})
+    result = job.run_job({"scenario": name, "mode": mode, "harts": 1, "patience": 240})
 
     assert "passed" == result["kind"], result
 

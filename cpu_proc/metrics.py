@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import CollectorRegistry, Metric
 
-DEADLINE = 2.0  # seconds for the translator to answer
+DEADLINE = 5.0  # seconds for the translator to answer: half of Prometheus' own
 DEFAULT_LISTEN = "127.0.0.1:9464"
 GAUGES = {
     "sessions": "machines attached",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from cpu_proc.machine import Machine
 
-SWAP_PATIENCE = 3.0  # seconds to wait for a swap
+SWAP_PATIENCE = 10.0  # seconds to wait for a swap
 ALIASES = {"?": "help", "q": "quit", "info": "info status", "exit": "quit", "c": "cont"}
 
 

@@ -411,18 +411,18 @@ class RegionEmitter(MemoryRegions):
         for number, (inside, sources) in enumerate(self.turns.items()):
             self.label(f"turn{number}")
             self.begin_turn(inside)
-            wheres = ", ".join(f"[ {where}, %{block} ]" for block, where in sources)
-            where = self.value(f"phi i64 {wheres}")
+            where = self.value("phi i64 " + ", ".join(f"[ {w}, %{b} ]" for b, w in sources))
             count = self.value("load i64, ptr %counter")
-            away, on = self.new_label(), self.new_label()
+            away, on, near, far = (self.new_label() for _ in range(4))
             self.branch_if(self.due(count), away, on, _LIKELY_NOT)
             self.label(on)
-            slot = self.binary("lshr", self.binary("sub", where, "%page"), "1")
+            # Rotated: of what is shifted LLVM knows bits, and masks its index into the table.
+            offset = self.binary("sub", where, "%page")
+            slot = self.value(f"call i64 @llvm.fshl.i64(i64 {offset}, i64 {offset}, i64 63)")
             cases = " ".join(f"i64 {offset // 2}, label %b{offset}" for offset in inside)
             self.terminate(f"switch i64 {slot}, label %{away} [ {cases} ]")
             self.label(away)
             offset = self.binary("sub", where, "%page")
-            near, far = self.new_label(), self.new_label()
             self.branch_if(self.compare("ult", offset, str(PAGE_SIZE)), near, far)
             for how, label, place in (("near", near, offset), ("far", far, where)):
                 self.label(label)
@@ -455,6 +455,7 @@ declare i64 @llvm.ctlz.i64(i64, i1)
 declare i64 @llvm.cttz.i64(i64, i1)
 declare i64 @llvm.ctpop.i64(i64)
 declare i64 @llvm.bswap.i64(i64)
+declare i64 @llvm.fshl.i64(i64, i64, i64)
 !0 = !{!"branch_weights", i32 2000, i32 1}
 !1 = !{!"branch_weights", i32 1, i32 2000}
 """

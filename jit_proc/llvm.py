@@ -38,6 +38,9 @@ from jit_proc.passes import PASS_METHODS
 DEFAULT_PASSES = ("sroa", "instcombine", "simplifycfg")
 DEFAULT_LEVEL = 1
 DEFAULT_ISEL = "dag"
+# Per cent of a jump table that must be in use. LLVM's own 10 makes several tables, and a search for
+# the right one, of an interpreter's handlers that are longer than 20 bytes each.
+JUMP_TABLE_DENSITY = 3
 
 
 class IRError(Exception):
@@ -77,6 +80,7 @@ def _initialize() -> None:
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     binding.initialize_native_asmparser()
+    binding.set_option("", f"--jump-table-density={JUMP_TABLE_DENSITY}")
 
 
 def host_cpu() -> tuple[str, str]:

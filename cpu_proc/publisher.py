@@ -7,6 +7,8 @@ and the bytes with the identity of those it was made from; then it is one store 
 Invariants:
 - No record points into a segment that is not mapped: `CodeSegment.drop` is called when the records
   that did are gone, or while every hart waits for just that.
+- A dropped segment is gone from its place at once, so that whoever still executed there would be
+  caught; to give its pages back takes a thousand times as long, and no hart waits for it (`tidy`).
 - What was dropped as late is asked for again.
 
 Read next: `protocol/publication.py` (the rule), `records.py` (the store), `translator.py`.
@@ -14,6 +16,7 @@ Read next: `protocol/publication.py` (the rule), `records.py` (the store), `tran
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -42,6 +45,8 @@ class CodeSegment:
     def __init__(self) -> None:
         self.mapped: tuple[int, int, int] | None = None  # address, size, epoch
         self._gate = threading.Lock()
+        self._places: list[int] = []  # reserved, for the one in force to be moved to
+        self._moved: list[tuple[int, int]] = []  # address, size of what was dropped
 
     def attach(self, code: Segment, epoch: int) -> bool:
         """Map a new one; whether that could be done."""
@@ -50,15 +55,33 @@ class CodeSegment:
         except OSError as error:
             log.warning("code_segment_refused", path=code.path, error=str(error))
             return False
+        try:
+            self._places = [native.reserve(code.size)]
+        except OSError:  # no address space: it will be given back page by page
+            self._places = []
         self.mapped = (address, code.size, epoch)
         return True
 
     def drop(self) -> None:
-        """Unmap it, if there is one."""
+        """Have nothing mapped at its place, if there is one."""
         with self._gate:  # a hart that waits no longer for the thread drops it itself
             code, self.mapped = self.mapped, None
-        if code is not None:
-            native.unmap(code[0], code[1])
+        if code is None:
+            return
+        address, size, _ = code
+        try:
+            place = self._places.pop()
+            native.move(address, size, place)
+        except (IndexError, OSError):
+            native.unmap(address, size)
+        else:
+            self._moved.append((place, size))
+
+    def tidy(self) -> None:
+        """While no hart waits: give back what was dropped."""
+        with contextlib.suppress(IndexError):
+            while True:
+                native.unmap(*self._moved.pop())
 
     def holds(self, address: int) -> bool:
         """Whether an address lies in it."""

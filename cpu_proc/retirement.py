@@ -7,7 +7,8 @@ run code made before. One place does it, in one order, with every hart out of na
 2. drop all records - the only pointers to translated code - and with them every region;
 3. clear what was looked up (TLBs, hot rings, reservations);
 4. have the translator forget (RETIRE, RETIRED with a deadline; after it the translator is dead and
-   the machine runs on in tier 0), and replace the code segment: the old one is unmapped.
+   the machine runs on in tier 0); the old code segment is unmapped. The new one, empty, is mapped
+   when harts run again: nothing is published before.
 
 The translator is told right after 1, and works while 2 and 3 are done, and whatever else whoever
 retires has to do before a hart runs (a reset: images and devices); nothing of its answer can be

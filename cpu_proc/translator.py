@@ -8,8 +8,9 @@ publication, a retirement because the translator is lost - it posts for the next
 Invariants:
 - Code is published at a safe point, by one check and one store a record: every counter of the
   stamp is what it was, and the bytes hash to what the translator says it read.
-- The code segment is unmapped, and the records that pointed into it are gone, before a hart runs
-  under the new epoch; what still executed there would be a SIGSEGV.
+- The code segment is gone from its place, and so are the records that pointed into it, before a
+  hart runs under the new epoch; what still executed there would be a SIGSEGV. The I/O thread maps
+  the next one before it posts a publication.
 - `end_retirement` returns when the translator has acknowledged, or is given up.
 
 Read next: `retirement.py`, `protocol/session_machine.py`.
@@ -49,9 +50,7 @@ RETIRE_PATIENCE = 5.0  # seconds a hart waits for `retire`; the session's own de
 ATTACH_PATIENCE = 30.0  # seconds to wait for a translator when every region is waited for
 FORCED_PATIENCE = 10.0  # seconds to wait for a region when every one is waited for
 CLOSE_PATIENCE = 2.0
-WINDOW = (
-    6  # requests under way: enough to keep workers busy, few enough that the hottest comes next
-)
+WINDOW = 6  # requests under way: workers are kept busy, and yet the hottest comes next
 MOST_MERGES = 3  # of a page, in an epoch
 _ASK_AGAIN = frozenset(("not_attached", "window_full", "send_queue_full", "timed_out"))
 POLL_LIMIT = 5.0
@@ -136,6 +135,7 @@ class TranslatorLink:
         if not self._thread.is_alive() or not settled.wait(RETIRE_PATIENCE):
             log.warning("retirement_unanswered", epoch=epoch)
             self._code.drop()
+            self._code.tidy()
         return self._retired
 
     def swap(self, backend: str) -> Swap:
@@ -262,6 +262,8 @@ class TranslatorLink:
             self._swap_next()
             self._feed()
             self._tell_waiters()
+            if self._session.settled:
+                self._code.tidy()
         self._client.close()
 
     def _tell_waiters(self) -> None:
@@ -291,13 +293,11 @@ class TranslatorLink:
             case ("retire", epoch, cause, event):
                 self._void = False
                 self._settling.append(event)
-                self._backlog.clear()
-                self._merges.clear()
                 if cause == "backend_swap" and mutants.armed("M46"):
-                    self._code.mapped = (
-                        None  # the mistake: it stays mapped, and records point to it
-                    )
+                    self._code.mapped = None  # the mistake: it stays, and records point to it
                 self._act(self._session.retire(epoch, cause))
+                self._backlog.clear()  # the translator is at work by now
+                self._merges.clear()
             case ("swap", swap):
                 self._swaps.append(swap)
             case ("swapped",):
@@ -398,6 +398,7 @@ class TranslatorLink:
                         "modules": message.modules,
                         "live_older": message.live_older,
                     }
+                    self._release(self._settling)  # before anything else: harts stand still
                 case s.RequestRefused(message):
                     self.counts[f"refused_{message.reason}"] += 1
                     if trace is not None:

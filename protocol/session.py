@@ -117,7 +117,7 @@ class CodeSpaceFull:
 
 @dataclass(frozen=True, slots=True)
 class RetirementDone:
-    """Nothing older than the epoch is alive in the translator; AttachCode came before this."""
+    """Nothing older than the epoch is alive in the translator: harts may run. AttachCode comes."""
 
     message: Retired
 

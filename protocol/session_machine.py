@@ -415,7 +415,11 @@ class MachineSession:
             return [_dropped(message, "duplicate")]
         if message.live_older:
             return self._die(f"retired_with_{message.live_older}_older_alive")
-        return [*self._attach(message), *_cancel("retire", "handshake"), RetirementDone(message)]
+        attached = self._attach(message)
+        if self.code is None:  # its segment is not one to be mapped: it is dead now
+            return attached
+        # The harts wait for this alone: nothing is published before the new segment is mapped.
+        return [RetirementDone(message), *attached, *_cancel("retire", "handshake")]
 
     def _attach(self, message: Attached | Retired) -> list[MachineAction]:
         """Code may be published from now on."""

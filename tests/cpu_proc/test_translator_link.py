@@ -96,6 +96,10 @@ class World:
         maps = Path("/proc/self/maps").read_text().splitlines()
         return any("r-xs" in line and inode in line for line in maps)
 
+    def code_is_mapped_at(self, address: int) -> bool:
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        return any(line.startswith(f"{address:x}-") and "r-xs" in line for line in maps)
+
     def message(self, **changes: Any) -> Translated:
         """A translation of the page as it is now."""
         spans = ((0, 8),)
@@ -273,6 +277,7 @@ def test_what_the_translator_dropped_is_told(world, monkeypatch):
     world.link._thread = threading.Thread(target=world.link._main, daemon=True)
     world.link.start()
     put = world.link._put
+    was = world.link._code.mapped[0]
 
     def answer(wish: tuple[Any, ...]) -> None:
         put(wish)
@@ -287,6 +292,8 @@ def test_what_the_translator_dropped_is_told(world, monkeypatch):
     monkeypatch.setattr(world.link, "_put", answer)
     told = retire(world)
     assert told == {"queued": 1, "running": 2, "modules": 3, "live_older": 0}
+    assert not world.code_is_mapped_at(was)
+    world.link._code.tidy()
     assert not world.code_is_mapped()
     over.set()
 

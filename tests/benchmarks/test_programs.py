@@ -34,7 +34,7 @@ def test_it_computes_what_the_host_computes(name: str, tmp_path: Path):
         expected = text.split()
     run = contenders.coldboot().run(built.limited(CHUNKS, tmp_path))
 
-    trace = watch(run.command, deadline=120, environment=run.environment)
+    trace = watch(run.command, deadline=240, environment=run.environment)
 
     assert (0, expected) == (trace.status, trace.checksums), trace.said
 
@@ -83,7 +83,7 @@ child.stdout.readline()
 while True:
     print("a chunk", flush=True)
 """
-    trace = watch([sys.executable, "-c", parent], deadline=60, seconds=0.01)
+    trace = watch([sys.executable, "-c", parent], deadline=240, seconds=0.01)
 
     assert trace.steady is not None
     assert trace.samples[-1].others > trace.samples[-1].own > trace.steady.own >= 0.01

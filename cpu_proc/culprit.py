@@ -107,9 +107,9 @@ def store_pc(state: Any) -> int | None:
 def store_pages(state: Any, descriptor: int) -> list[int]:
     """The virtual pages by which a hart's TLB knows a page as one to write to."""
     from cpu_proc import native
-    from protocol.layout import DATA_TLB_ENTRIES, NO_PAGE, TLB_ENTRY
+    from protocol.layout import DATA_SET_ENTRIES, NO_PAGE, TLB_ENTRY
 
-    words = native.words(int(state.data_tlb), DATA_TLB_ENTRIES * TLB_ENTRY.size // 8)
+    words = native.words(int(state.data_tlb), DATA_SET_ENTRIES * TLB_ENTRY.size // 8)
     step = TLB_ENTRY.size // 8
     tags = list(words[TLB_ENTRY.offset("write_tag") // 8 :: step])
     pages = list(words[TLB_ENTRY.offset("page") // 8 :: step])

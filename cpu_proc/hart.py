@@ -44,7 +44,7 @@ SLICE = 1 << 15  # instructions between two looks at the clock
 MSIP, SEIP, MEIP = 1 << 3, 1 << 9, 1 << 11
 STIE, MTIE = 1 << 5, 1 << 7
 STCE = 1 << 63
-_TLBS = (("data", layout.DATA_TLB_ENTRIES), ("fetch", layout.FETCH_TLB_ENTRIES))
+_TLBS = (("data", layout.DATA_SET_ENTRIES), ("fetch", layout.FETCH_TLB_ENTRIES))
 
 
 class Owner(Protocol):
@@ -207,7 +207,7 @@ class Hart:
             fetch_at = layout.FIXED_SETS + fetch - 1
         size = layout.TLB_ENTRY_SIZE
         first = self.address + HART.offset("data_tlbs")
-        state.data_tlb = first + data_at * layout.DATA_TLB_ENTRIES * size
+        state.data_tlb = first + data_at * layout.DATA_SET_ENTRIES * size
         first = self.address + HART.offset("fetch_tlbs")
         state.fetch_tlb = first + fetch_at * layout.FETCH_TLB_ENTRIES * size
 

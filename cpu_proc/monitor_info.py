@@ -111,7 +111,7 @@ def tlb(machine: Machine) -> str:
 
 def _data(machine: Machine, hart: Hart) -> Iterator[tuple[int, str, str]]:
     size = TLB_ENTRY.size // 8
-    words = native.words(int(hart.state.data_tlb), layout.DATA_TLB_ENTRIES * size)
+    words = native.words(int(hart.state.data_tlb), layout.DATA_SET_ENTRIES * size)
     for at in range(0, len(words), size):
         read, write = (words[at + TLB_ENTRY.offset(n) // 8] for n in ("read_tag", "write_tag"))
         tag = read if read != NO_PAGE else write

@@ -3,8 +3,8 @@
 The problem: all that is frequent must happen in native code - a TLB miss, a page walk, a trap, a
 look at the clock - and the machine process must see only what is rare. These routines are written
 in the same language as the ISA, over the structures of `protocol/layout.py`; `peek` and `poke`
-reach host memory by address. Memory is in `runtime_memory.py`, tracked stores are in
-`runtime_tracking.py`, fetching in `runtime_fetch.py`; `ROUTINES` is all of them.
+reach host memory by address. Memory is in `runtime_memory.py` and `runtime_flush.py`, tracked
+stores are in `runtime_tracking.py`, fetching in `runtime_fetch.py`; `ROUTINES` is all of them.
 
 Invariant: `hart.limit` is the one word that calls a hart: `look_up` re-arms it, then looks at
 `attention` again, so a request between the two is not lost.
@@ -14,7 +14,7 @@ Read next: `cold.py` (how this is compiled), `handlers.py` (who calls it).
 
 from __future__ import annotations
 
-from jit_proc import runtime_fetch, runtime_memory, runtime_tracking
+from jit_proc import runtime_fetch, runtime_flush, runtime_memory, runtime_tracking
 from jit_proc.offsets import *
 from jit_proc.runtime_fetch import enter_trap
 from jit_proc.runtime_memory import resolve, writable_place
@@ -205,7 +205,7 @@ if armed("M36"):
 def _collect() -> dict[str, Function]:
     """Every routine the engine needs, by name; two of one name are refused."""
     found: dict[str, Function] = {}
-    modules = (runtime_memory, runtime_tracking, runtime_fetch)
+    modules = (runtime_memory, runtime_flush, runtime_tracking, runtime_fetch)
     scopes = [*(vars(module) for module in modules), globals()]
     pending = [v for scope in scopes for v in scope.values() if isinstance(v, Function)]
     while pending:

@@ -13,7 +13,8 @@ Read next: `runtime_tracking.py`, `decoder.py` (`decode_word`).
 from __future__ import annotations
 
 from jit_proc.offsets import *
-from jit_proc.runtime_memory import find_slot, forbid_stores, note_used
+from jit_proc.runtime_flush import note_used
+from jit_proc.runtime_memory import find_slot, forbid_stores
 from jit_proc.runtime_tracking import all_seen, lock_page, note_time, unlock_page
 from protocol.riscv.isa import routine
 from protocol.riscv.mmu import MACHINE, NOWHERE, translate
@@ -61,7 +62,7 @@ def fetch_fill(address):
     bias = (address & ~4095) - (records >> 3)
     entry = hart.fetch_tlb + ((address >> 12) & FETCH_MASK) * ENTRY_BYTES
     base = hart_address()
-    note_used(base + FETCH_FILLED_AT, base + FETCH_USED_AT, entry, base + FETCH_AT)
+    note_used(base + FETCH_FILLED_AT, base + FETCH_USED_AT, entry, base + FETCH_AT, FETCH_SET_SHIFT)
     poke(entry, address & ~4095, 8)
     poke(entry + F_RECORDS, records, 8)
     poke(entry + F_BIAS, bias, 8)

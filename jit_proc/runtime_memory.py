@@ -11,18 +11,25 @@ Invariants:
   own and survive a switch to another space; when all banks are taken, that of the space longest not
   chosen is emptied for the new one. So whatever empties entries or takes write tags away goes
   through *every* set that is filled (`data_filled`), in use or not.
+- A set of the data TLB has a second level, where what a new page displaces is kept: two hot pages
+  of one index change places instead of being walked for. It lies in the set's entries and in its
+  `data_used`, so what goes through these finds both levels; what goes by a page's index must look
+  at `second_place` too. A page stands in one of the two at most, so that nothing older can come
+  back. The second level never holds a plain write tag: another hart that takes such tags away could
+  miss one that moves.
 - A store that leaves its page is checked whole before its first byte; each part is noted
   (`runtime_tracking.note_store`) after its bytes are there.
 
-Read next: `runtime_tracking.py`, `runtime_fetch.py`.
+Read next: `runtime_flush.py`, `runtime_tracking.py`, `runtime_fetch.py`.
 """
 
 from __future__ import annotations
 
 from jit_proc.offsets import *
+from jit_proc.runtime_flush import flush_bank, note_used, second_place
 from jit_proc.runtime_tracking import begin_store, note_store, note_writer
 from protocol.riscv.isa import routine
-from protocol.riscv.mmu import ASID_MASK, ASID_SHIFT, EVERY_SPACE, NOWHERE, translate
+from protocol.riscv.mmu import NOWHERE, translate
 from protocol.riscv.words import *
 
 # --- the physical memory map --------------------------------------------------------------------
@@ -111,154 +118,6 @@ def choose_sets(data, fetch):
 
 
 @routine(pure=True)
-def note_used(filled, used, entry, first):
-    """Mark an entry that is about to be filled, and its set: a flush looks at marked ones alone."""
-    number = (entry - first) >> 5
-    poke(filled, peek(filled, 8) | (1 << (number >> SET_SHIFT)), 8)
-    place = used + ((number >> 6) << 3)
-    poke(place, peek(place, 8) | (1 << (number & 63)), 8)
-
-
-@routine(pure=True)
-def flush_data(sets):
-    """Empty these data sets."""
-    left = hart.data_filled & sets
-    hart.data_filled = hart.data_filled & ~sets
-    while left != 0:
-        i = ctz(left) * SET_WORDS
-        end = i + SET_WORDS
-        left = left & (left - 1)
-        while i != end:
-            place = hart_address() + DATA_USED_AT + i * 8
-            bits = peek(place, 8)
-            if bits != 0:
-                poke(place, 0, 8)
-            while bits != 0:
-                entry = hart_address() + DATA_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES
-                poke(entry, NO_PAGE, 8)
-                poke(entry + WRITE_TAG, NO_PAGE, 8)
-                bits = bits & (bits - 1)
-            i += 1
-
-
-@routine(pure=True)
-def flush_fetch(sets):
-    """Empty these fetch sets."""
-    left = hart.fetch_filled & sets
-    hart.fetch_filled = hart.fetch_filled & ~sets
-    while left != 0:
-        i = ctz(left) * SET_WORDS
-        end = i + SET_WORDS
-        left = left & (left - 1)
-        while i != end:
-            place = hart_address() + FETCH_USED_AT + i * 8
-            bits = peek(place, 8)
-            if bits != 0:
-                poke(place, 0, 8)
-            while bits != 0:
-                poke(hart_address() + FETCH_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES, NO_PAGE, 8)
-                bits = bits & (bits - 1)
-            i += 1
-
-
-@routine(pure=True)
-def flush_bank(bank):
-    flush_data(DATA_BANK_MASK << (FIXED_SETS + bank * DATA_BANK_SETS))
-    flush_fetch(FETCH_BANK_MASK << (FIXED_SETS + bank * FETCH_BANK_SETS))
-
-
-@routine(pure=True)
-def flush_all():
-    flush_data(NO_PAGE)
-    flush_fetch(NO_PAGE)
-
-
-@routine(pure=True)
-def is_of(bank, asid):
-    """Whether a bank holds lookups of an ASID, or (EVERY_SPACE) of any."""
-    filled = (hart.data_filled >> (FIXED_SETS + bank * DATA_BANK_SETS)) & DATA_BANK_MASK
-    fetched = (hart.fetch_filled >> (FIXED_SETS + bank * FETCH_BANK_SETS)) & FETCH_BANK_MASK
-    same = ((hart.bank_keys[bank] >> ASID_SHIFT) & ASID_MASK) == asid
-    return (filled | fetched) != 0 and (asid == EVERY_SPACE or same)
-
-
-@routine(pure=True)
-def flush_space(asid):
-    """Empty the banks of an ASID, or all: the sets without translation hold nothing of it."""
-    bank = 0
-    while bank < TLB_BANKS:
-        if is_of(bank, asid):
-            if KEPT_FETCH == 0 or asid == EVERY_SPACE:
-                flush_bank(bank)
-            else:  # M10, as in `flush_small_page`
-                flush_data(DATA_BANK_MASK << (FIXED_SETS + bank * DATA_BANK_SETS))
-        bank += 1
-
-
-@routine(pure=True)
-def flush_page(address, shift, asid):
-    """Empty what the banks of an ASID, or all, hold of the page of `1 << shift` bytes there."""
-    bank = 0
-    while bank < TLB_BANKS:
-        if is_of(bank, asid):
-            if shift == 12:
-                flush_small_page(bank, address)
-            elif shift < 63:
-                flush_superpage(bank, address, shift)
-            else:
-                flush_bank(bank)
-        bank += 1
-
-
-@routine(pure=True)
-def flush_small_page(bank, address):
-    """Empty the entries of a bank that may hold a page of 4 KiB."""
-    number = (address >> 12) & DATA_MASK
-    entry = hart_address() + DATA_AT + (FIXED_SETS + bank * DATA_BANK_SETS) * DATA_SET_BYTES
-    entry += number * ENTRY_BYTES
-    end = entry + DATA_BANK_SETS * DATA_SET_BYTES
-    while entry != end:
-        poke(entry, NO_PAGE, 8)
-        poke(entry + WRITE_TAG, NO_PAGE, 8)
-        entry += DATA_SET_BYTES
-    number = (address >> 12) & FETCH_MASK
-    entry = hart_address() + FETCH_AT + (FIXED_SETS + bank * FETCH_BANK_SETS) * FETCH_SET_BYTES
-    entry += number * ENTRY_BYTES
-    end = entry + FETCH_BANK_SETS * FETCH_SET_BYTES
-    while entry != end:
-        if KEPT_FETCH == 0:  # M10: sfence.vma is about loads and stores, fence.i about fetches
-            poke(entry, NO_PAGE, 8)
-        entry += FETCH_SET_BYTES
-
-
-@routine(pure=True)
-def flush_superpage(bank, address, shift):
-    """Empty the entries of a bank that lie in the page of `1 << shift` bytes round an address."""
-    i = (FIXED_SETS + bank * DATA_BANK_SETS) * SET_WORDS
-    end = i + DATA_BANK_SETS * SET_WORDS
-    while i != end:
-        bits = peek(hart_address() + DATA_USED_AT + i * 8, 8)
-        while bits != 0:
-            entry = hart_address() + DATA_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES
-            if (peek(entry, 8) ^ address) >> shift == 0:
-                poke(entry, NO_PAGE, 8)
-            if (peek(entry + WRITE_TAG, 8) ^ address) >> shift == 0:
-                poke(entry + WRITE_TAG, NO_PAGE, 8)
-            bits = bits & (bits - 1)
-        i += 1
-    i = (FIXED_SETS + bank * FETCH_BANK_SETS) * SET_WORDS
-    end = i + FETCH_BANK_SETS * SET_WORDS
-    while i != end and KEPT_FETCH == 0:
-        bits = peek(hart_address() + FETCH_USED_AT + i * 8, 8)
-        while bits != 0:
-            entry = hart_address() + FETCH_AT + (i * 64 + ctz(bits)) * ENTRY_BYTES
-            if (peek(entry, 8) ^ address) >> shift == 0:
-                poke(entry, NO_PAGE, 8)
-            bits = bits & (bits - 1)
-        i += 1
-
-
-@routine(pure=True)
 def forbid_stores(page, who):
     """Take away a hart's write tags of a page that begins to be tracked, in all of its sets."""
     bit = 1 << peek(who + HARTID, 8)
@@ -266,8 +125,8 @@ def forbid_stores(page, who):
         return
     left = peek(who + DATA_FILLED_AT, 8)
     while left != 0:
-        i = ctz(left) * SET_WORDS
-        end = i + SET_WORDS
+        i = ctz(left) * DATA_SET_WORDS
+        end = i + DATA_SET_WORDS
         left = left & (left - 1)
         while i != end:
             bits = peek(who + DATA_USED_AT + i * 8, 8)
@@ -284,12 +143,66 @@ def forbid_stores(page, who):
 
 
 @routine(pure=True)
+def note_data(entry):
+    base = hart_address()
+    note_used(base + DATA_FILLED_AT, base + DATA_USED_AT, entry, base + DATA_AT, DATA_SET_SHIFT)
+
+
+@routine(pure=True)
+def put_aside(entry):
+    """Move what a first-level entry of the set in use holds to the second level."""
+    read = peek(entry, 8)
+    write = peek(entry + WRITE_TAG, 8) | 1
+    if (read & write) == NO_PAGE:
+        return
+    second = hart.data_tlb + second_place(write if read == NO_PAGE else read)
+    note_data(second)
+    poke(second, NO_PAGE, 8)
+    poke(second + WRITE_TAG, NO_PAGE, 8)
+    poke(second + ADDEND, peek(entry + ADDEND, 8), 8)
+    poke(second + ENTRY_PAGE, peek(entry + ENTRY_PAGE, 8), 8)
+    poke(second, read, 8)
+    poke(second + WRITE_TAG, write, 8)
+    poke(entry, NO_PAGE, 8)
+    poke(entry + WRITE_TAG, NO_PAGE, 8)
+
+
+@routine(pure=True)
+def take_back(entry, tag):
+    """Whether the second level held a page: it changes places with what is at `entry`."""
+    second = hart.data_tlb + second_place(tag)
+    read = peek(second, 8)
+    write = peek(second + WRITE_TAG, 8)
+    if read != tag and (write & ~1) != tag:
+        return False
+    addend = peek(second + ADDEND, 8)
+    page = peek(second + ENTRY_PAGE, 8)
+    poke(second, NO_PAGE, 8)
+    poke(second + WRITE_TAG, NO_PAGE, 8)
+    put_aside(entry)
+    note_data(entry)
+    poke(entry + ADDEND, addend, 8)
+    poke(entry + ENTRY_PAGE, page, 8)
+    poke(entry, read, 8)
+    if write != NO_PAGE:
+        allow_stores(entry, tag, page)
+    return True
+
+
+@routine(pure=True)
 def resolve(address, size, access):
     """Host address of `size` bytes that do not leave their page; FAULT; or 0 for I/O.
 
     Sets `hart.fault_cause` (fault), `hart.fault_value` (I/O: the physical address) or
     `hart.fault_page` (memory: the page's descriptor), and fills the data TLB where it may.
     """
+    entry = hart.data_tlb + ((address >> 12) & DATA_MASK) * ENTRY_BYTES
+    tag = address & ~4095
+    if take_back(entry, tag):
+        # What was noted of the page is in the first level again; for this access too?
+        if (peek(entry, 8) if access == LOAD else peek(entry + WRITE_TAG, 8) & ~1) == tag:
+            hart.fault_page = peek(entry + ENTRY_PAGE, 8)
+            return address + peek(entry + ADDEND, 8)
     hart.stat_walks += 1
     physical = translate(address, size, access)
     if physical == NOWHERE:
@@ -306,11 +219,10 @@ def resolve(address, size, access):
     page = peek(slot + 24, 8) + (offset >> 12) * PAGE_BYTES
     hart.fault_page = page
     if whole_page:
-        entry = hart.data_tlb + ((address >> 12) & DATA_MASK) * ENTRY_BYTES
-        tag = address & ~4095
         addend = place - address
-        base = hart_address()
-        note_used(base + DATA_FILLED_AT, base + DATA_USED_AT, entry, base + DATA_AT)
+        if peek(entry, 8) != tag and (peek(entry + WRITE_TAG, 8) & ~1) != tag:
+            put_aside(entry)
+        note_data(entry)
         if peek(entry + ADDEND, 8) != addend:
             poke(entry, NO_PAGE, 8)
             poke(entry + WRITE_TAG, NO_PAGE, 8)

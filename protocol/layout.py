@@ -32,6 +32,10 @@ RECORD_ARRAY_HOST = (SLOTS_PER_PAGE + 2) * RECORD_SIZE
 RECORD_ARRAY_PAGE = RECORD_ARRAY_HOST + 8
 RECORD_ARRAY_USED = RECORD_ARRAY_HOST + 16
 DATA_TLB_ENTRIES = 256
+# A set of the data TLB has a second level behind the entries that code looks at: as many again, by
+# another hash of the page, for what was displaced.
+DATA_SECOND_ENTRIES = 256
+DATA_SET_ENTRIES = DATA_TLB_ENTRIES + DATA_SECOND_ENTRIES
 FETCH_TLB_ENTRIES = 256
 TLB_ENTRY_SIZE = 32
 # The first two sets of each TLB are machine mode's and that of S and U without translation. Banks
@@ -324,14 +328,18 @@ HART = Struct(
     (
         "data_used",
         "bit j of word i: entry 64 i + j of `data_tlbs` was filled since it was last emptied",
-        DATA_SETS * DATA_TLB_ENTRIES // 64,
+        DATA_SETS * DATA_SET_ENTRIES // 64,
     ),
     (
         "fetch_used",
         "the same of `fetch_tlbs`",
         FETCH_SETS * FETCH_TLB_ENTRIES // 64,
     ),
-    ("data_tlbs", "data TLB sets", 4 * DATA_TLB_ENTRIES * DATA_SETS),
+    (
+        "data_tlbs",
+        "data TLB sets: in each `DATA_TLB_ENTRIES` by the page's number, then the displaced ones",
+        4 * DATA_SET_ENTRIES * DATA_SETS,
+    ),
     ("fetch_tlbs", "fetch TLB sets", 4 * FETCH_TLB_ENTRIES * FETCH_SETS),
 )
 

@@ -150,3 +150,61 @@ class Spaces:
 @pytest.mark.parametrize("seed", range(30))
 def test_fences_reach_the_spaces_not_in_use(seed):
     compare(Spaces(seed).text(250), run_engine)
+
+
+FAR = PAGE + 0x10_0000  # of the same index in a TLB of 256 entries
+ASID = 5
+
+
+def displaced() -> str:
+    """Two pages of one index by turns: what is displaced must not outlive a fence, or code."""
+    spaces = Spaces(0)
+    lines, leaf = spaces.lines, TABLES + 0x2008
+    spaces.put(leaf + 8 * 256, FRAMES[7] >> 2 | FLAGS)
+    lines += [f"li t0, {8 << 60 | ASID << 44 | TABLES >> 12}", "csrw satp, t0", "sfence.vma"]
+    acts = 0
+
+    def act(*text: str) -> None:
+        nonlocal acts
+        lines.extend(["csrs mstatus, t6", f"la s11, act{acts}", *text, f"act{acts}:"])
+        lines.extend(["csrc mstatus, t6", "sd a0, (s10)", "addi s10, s10, 32"])
+        acts += 1
+
+    def load(address: int) -> None:
+        act(f"li a1, {address}", "ld a0, (a1)")
+
+    def store(address: int) -> None:
+        act(f"li a1, {address + SPARE}", f"li a2, {acts}", "sd a2, (a1)")
+
+    for fence in ("t0, zero", "t0, t1", "zero, t1", "zero, zero"):
+        for access in (load, store):
+            for flags in (FLAGS, 0, FLAGS & ~W):
+                spaces.put(leaf, FRAMES[acts % 2] >> 2 | FLAGS)
+                lines.append("sfence.vma")
+                for page in (PAGE, FAR, PAGE, FAR):
+                    access(page)
+                spaces.put(leaf, FRAMES[2 + acts % 2] >> 2 | flags)
+                lines.extend([f"li t0, {PAGE + SPARE}", f"li t1, {ASID}", f"sfence.vma {fence}"])
+                for page in (PAGE, FAR, PAGE):
+                    access(page)
+                    load(page + SPARE)
+    # The page displaced may be stored to, then becomes code's.
+    spaces.put(leaf, FRAMES[0] >> 2 | FLAGS)
+    lines.append("sfence.vma")
+    code = [int.from_bytes(assemble(f"li a0, {n}\necall").data, "little") for n in (61, 62)]
+    for again in range(6):
+        store(PAGE)
+        store(FAR)
+        store(PAGE)  # its tag comes back; the next store finds it
+        act(f"li a1, {PAGE + CODE}", f"li a2, {code[again % 2]}", "sd a2, (a1)")
+        store(FAR)
+        lines.extend([f"la s11, ran{again}", f"li t0, {2 << 11}", "fence.i"])
+        lines.extend(["csrc mstatus, t0", f"li t0, {1 << 11}", "csrs mstatus, t0"])
+        lines.extend([f"li t0, {PAGE + CODE}", "csrw mepc, t0", "mret", f"ran{again}:"])
+        lines.extend([f"li t0, {1 << 11}", "csrs mstatus, t0"])
+    lines += [f"li t0, {FINISHER}", "li t1, 0x5555", "sw t1, (t0)", "1: j 1b"]
+    return "\n".join(lines)
+
+
+def test_what_another_page_displaced_is_forgotten_too():
+    compare(displaced(), run_engine)

@@ -61,7 +61,7 @@ def test_entries_and_descriptors_have_the_sizes_that_code_shifts_by():
 
 def test_the_tlbs_and_the_map_fit_what_they_are_declared_for():
     words = layout.TLB_ENTRY_SIZE // 8
-    assert HART.fields["data_tlbs"].count == words * layout.DATA_TLB_ENTRIES * layout.DATA_SETS
+    assert HART.fields["data_tlbs"].count == words * layout.DATA_SET_ENTRIES * layout.DATA_SETS
     assert HART.fields["fetch_tlbs"].count == words * layout.FETCH_TLB_ENTRIES * layout.FETCH_SETS
     assert HART.fields["slots"].count == layout.MAX_SLOTS * layout.SLOT.size // 8
     assert HART.fields["hot"].count == layout.HOT_RING * 2

@@ -187,12 +187,15 @@ class HostApi:
         self._machine.request_reset(guest=False)
 
     def retire(self, cause: RetireCause = "request", seconds: float = PATIENCE) -> None:
-        """Retire every translation, under a new epoch. ValueError for a `cause` that RETIRE does
+        """Retire every translation, under a new epoch; the translator has let go, too, when this
+        returns. ValueError for a `cause` that RETIRE does
         not know.
         """
         if cause not in get_args(RetireCause):
             raise ValueError(f"{cause!r} is no cause of a retirement: {get_args(RetireCause)}")
         self.at_safe_point(lambda: self._machine.retirement.everything(cause), seconds)
+        if self._machine.translator is not None:
+            self._machine.translator.await_retirement()
 
     def save(self, path: str, seconds: float = SNAPSHOT_PATIENCE) -> int:
         """Save the machine to a file; its size in bytes. Raises SnapshotError (a UserError), and

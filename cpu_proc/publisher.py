@@ -9,6 +9,8 @@ Invariants:
   that did are gone, or while every hart waits for just that.
 - A dropped segment is gone from its place at once, so that whoever still executed there would be
   caught; to give its pages back takes a thousand times as long, and no hart waits for it (`tidy`).
+- No segment of an older epoch is mapped while a hart runs: whoever retires everything drops it, and
+  `attach` refuses one that comes late.
 - What was dropped as late is asked for again.
 
 Read next: `protocol/publication.py` (the rule), `records.py` (the store), `translator.py`.
@@ -16,7 +18,6 @@ Read next: `protocol/publication.py` (the rule), `records.py` (the store), `tran
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import Counter
@@ -40,48 +41,65 @@ WORKED = ("select", "lift", "parse", "passes", "codegen", "link")  # a worker's 
 
 
 class CodeSegment:
-    """The code segment in force, mapped to be read and executed."""
+    """The code segment in force, mapped to be read and executed. From any thread."""
 
     def __init__(self) -> None:
         self.mapped: tuple[int, int, int] | None = None  # address, size, epoch
+        self._epoch: int | None = None  # the least that may be attached, once one was retired
         self._gate = threading.Lock()
         self._places: list[int] = []  # reserved, for the one in force to be moved to
         self._moved: list[tuple[int, int]] = []  # address, size of what was dropped
 
     def attach(self, code: Segment, epoch: int) -> bool:
-        """Map a new one; whether that could be done."""
+        """Map a new one; whether that could be done, and it is still wanted."""
         try:
             address = native.map_code(code.path, code.size)
         except OSError as error:
             log.warning("code_segment_refused", path=code.path, error=str(error))
             return False
-        try:
-            self._places = [native.reserve(code.size)]
-        except OSError:  # no address space: it will be given back page by page
-            self._places = []
-        self.mapped = (address, code.size, epoch)
-        return True
+        with self._gate:
+            wanted = self._epoch in (None, epoch)
+            if wanted:
+                try:
+                    self._places = [native.reserve(code.size)]
+                except OSError:  # no address space: it will be given back page by page
+                    self._places = []
+                self.mapped = (address, code.size, epoch)
+        if not wanted:
+            native.unmap(address, code.size)
+        return wanted
+
+    def retire(self, epoch: int, keep: bool = False) -> None:
+        """Nothing older than `epoch` is where it was any more, before any of that epoch may come.
+        `keep`: M46, it stays mapped.
+        """
+        with self._gate:
+            self._epoch = epoch
+            if keep:
+                self.mapped = None
+        self.drop()
 
     def drop(self) -> None:
         """Have nothing mapped at its place, if there is one."""
-        with self._gate:  # a hart that waits no longer for the thread drops it itself
+        with self._gate:
             code, self.mapped = self.mapped, None
-        if code is None:
-            return
-        address, size, _ = code
-        try:
-            place = self._places.pop()
-            native.move(address, size, place)
-        except (IndexError, OSError):
-            native.unmap(address, size)
-        else:
-            self._moved.append((place, size))
+            if code is None:
+                return
+            address, size, _ = code
+            try:
+                place = self._places.pop()
+                native.move(address, size, place)
+            except (IndexError, OSError):
+                native.unmap(address, size)
+            else:
+                self._moved.append((place, size))
 
     def tidy(self) -> None:
         """While no hart waits: give back what was dropped."""
-        with contextlib.suppress(IndexError):
-            while True:
-                native.unmap(*self._moved.pop())
+        with self._gate:
+            moved, self._moved = self._moved, []
+        for address, size in moved:
+            native.unmap(address, size)
 
     def holds(self, address: int) -> bool:
         """Whether an address lies in it."""

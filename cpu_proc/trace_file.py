@@ -234,11 +234,11 @@ class TraceFile:
             return
         waited, rest = int(event.waited_ms * 1e6), int(event.ms * 1e6)
         start = end - rest - waited
-        self._complete(RETIREMENTS, event.cause, start, waited + rest, about)
+        awaited = max(0, int(event.translator_ms * 1e6) - rest)  # harts run again by then
+        self._complete(RETIREMENTS, event.cause, start, waited + rest + awaited, about)
         self._complete(RETIREMENTS, "harts out", start, waited, {})
-        inner = int(event.translator_ms * 1e6)
-        if inner:
-            self._complete(RETIREMENTS, "translator", end - rest, inner, {})
+        if awaited:
+            self._complete(RETIREMENTS, "translator", end, awaited, {})
         for id in list(self._requests):  # all were of an older epoch
             self._end(id, end, "retired")
         self._complete(RETIREMENTS, "records", end - rest, int(event.records_ms * 1e6), {})

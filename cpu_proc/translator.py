@@ -1,17 +1,18 @@
 """The machine's end of its translator: the I/O thread, the child process, the code segment.
 
-The problem: harts must never wait for the translator, but for a retirement of everything, and that
-only to a deadline. So a thread of its own carries the session (`protocol/session_machine.py`
-decides, this module acts); harts put wishes into its mailbox, and what it has for them - a
-publication, a retirement because the translator is lost - it posts for the next safe point.
+The problem: harts must not wait for the translator. So a thread of its own carries the session
+(`protocol/session_machine.py` decides, this module acts); harts put wishes into its mailbox, and
+what it has for them - a publication, a retirement because the translator is lost - it posts for the
+next safe point.
 
 Invariants:
 - Code is published at a safe point, by one check and one store a record: every counter of the
   stamp is what it was, and the bytes hash to what the translator says it read.
-- The code segment is gone from its place, and so are the records that pointed into it, before a
-  hart runs under the new epoch; what still executed there would be a SIGSEGV. The I/O thread maps
-  the next one before it posts a publication.
-- `end_retirement` returns when the translator has acknowledged, or is given up.
+- The code segment is unmapped, and the records that pointed into it are gone, before a hart runs
+  under the new epoch; what still executed there would be a SIGSEGV.
+- Harts run on in tier 0 while a retirement of everything awaits its answer. Nothing is asked for or
+  published until the translator has acknowledged that it forgot, or is given up; only another
+  retirement of everything waits for that (`await_retirement`), to a deadline.
 
 Read next: `retirement.py`, `protocol/session_machine.py`.
 """
@@ -26,6 +27,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from cpu_proc.publisher import CodeSegment, Publisher
+from cpu_proc.retirement import Retiring
 from cpu_proc.swap import Swap
 from cpu_proc.translator_child import TranslatorChild
 from protocol import mutants
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
 log = get_logger("translator_link")
 
-RETIRE_PATIENCE = 5.0  # seconds a hart waits for `retire`; the session's own deadline is shorter
+RETIRE_PATIENCE = 5.0  # seconds to wait for an answer; the session's own deadline is shorter
 ATTACH_PATIENCE = 30.0  # seconds to wait for a translator when every region is waited for
 FORCED_PATIENCE = 10.0  # seconds to wait for a region when every one is waited for
 CLOSE_PATIENCE = 2.0
@@ -76,12 +78,14 @@ class TranslatorLink:
         self._merges: Counter[int] = Counter()  # by page: how often its regions were to be one
         self._publisher = Publisher(machine, self._code, self._backlog, self._put)
         self._quiet: list[threading.Event] = []  # wait for no request outstanding
-        self._settling: list[threading.Event] = []  # wait for a retirement's end
+        self._retiring: Retiring | None = None  # the last retirement of everything
         self._attached = threading.Event()
-        self._retired: dict[str, Any] = {}
+        self._retired: dict[str, Any] = {}  # what the translator says it dropped
         self._void = False  # a retirement waits in the mailbox: wants before it are of no use
+        self._told: Retiring | None = None  # the last one that the session was told
         self._swaps: list[Swap] = []  # one at a time is under way
         self._swapping = False
+        self._swapped_in = False  # the retirement of a swap is under way
         self._closing = False
         self.incarnation = 0
         self._complaints = Complaints(log)
@@ -115,28 +119,24 @@ class TranslatorLink:
         self._put(("quiet", quiet))
         return quiet.wait(seconds)
 
-    def begin_retirement(self, epoch: int, cause: str) -> threading.Event:
-        """Tell the translator to forget all before `epoch`, at a safe point; what to wait for.
+    def retire(self, epoch: int, cause: str, retiring: Retiring) -> None:
+        """Tell the translator to forget all before `epoch`, and take its code away. At a safe
+        point: before a hart runs, no record may point there any more.
 
-        Any time from now on the code segment is unmapped: no hart may run before `end_retirement`,
-        and no record may point there then.
+        `retiring` hears when the translator has answered or is given up.
         """
-        settled = threading.Event()
-        self._retired = {}
+        self._code.retire(epoch, keep=cause == "backend_swap" and mutants.armed("M46"))
         self._void = True
-        self._put(("retire", epoch, cause, settled))
-        return settled
+        self._retiring = retiring
+        self._put(("retire", epoch, cause, retiring))
 
-    def end_retirement(self, epoch: int, settled: threading.Event) -> dict[str, Any]:
-        """Wait for what was begun; what the translator says it dropped.
-
-        Called after the records are gone. Afterwards no older code is mapped.
-        """
-        if not self._thread.is_alive() or not settled.wait(RETIRE_PATIENCE):
-            log.warning("retirement_unanswered", epoch=epoch)
-            self._code.drop()
+    def await_retirement(self) -> None:
+        """Wait until no retirement of everything is under way, or give its answer up."""
+        retiring = self._retiring
+        if retiring is not None and not retiring.wait(self._thread.is_alive() * RETIRE_PATIENCE):
+            log.warning("retirement_unanswered", epoch=self._machine.retirement.epoch)
             self._code.tidy()
-        return self._retired
+            retiring.answered({})
 
     def swap(self, backend: str) -> Swap:
         """Have another backend translate: at a safe point, once the translator has it ready."""
@@ -152,6 +152,8 @@ class TranslatorLink:
         if self._thread.is_alive():
             self._put(("close",))
             self._thread.join(CLOSE_PATIENCE)
+        if self._retiring is not None:
+            self._retiring.answered({})
         if self._child.pid is not None:
             self._child.end(CLOSE_PATIENCE)
             from protocol.transport import discard_endpoint
@@ -208,7 +210,9 @@ class TranslatorLink:
             if not self._closing:
                 self._machine.fail(error)
         finally:
-            self._release(self._settling + self._quiet)
+            self._release(self._quiet)
+            if self._retiring is not None:
+                self._retiring.answered({})
             self._attached.set()
             for swap in self._swaps:
                 swap.end("the machine ends")
@@ -260,17 +264,21 @@ class TranslatorLink:
             for name in self._timers.due():
                 self._act(self._session.timer(name))
             self._swap_next()
+            self._tell_settled()
             self._feed()
-            self._tell_waiters()
-            if self._session.settled:
-                self._code.tidy()
+            self._tell_quiet()
         self._client.close()
 
-    def _tell_waiters(self) -> None:
-        if self._session.settled:
-            self._release(self._settling)
+    def _tell_settled(self) -> None:
+        if self._session.settled and self._told is not None:
+            told, self._told = self._told, None
+            told.answered(self._retired)
+            if self._swapped_in:
+                self._swapped()
+
+    def _tell_quiet(self) -> None:
         if self._session.outstanding == 0 and (
-            self._session.state != "attached" or not self._backlog
+            self._session.state not in ("attached", "retiring") or not self._backlog
         ):
             self._release(self._quiet)
 
@@ -290,18 +298,16 @@ class TranslatorLink:
                     self._backlog.again(page, slots)
             case ("quiet", event):
                 self._quiet.append(event)
-            case ("retire", epoch, cause, event):
+            case ("retire", epoch, cause, retiring):
                 self._void = False
-                self._settling.append(event)
-                if cause == "backend_swap" and mutants.armed("M46"):
-                    self._code.mapped = None  # the mistake: it stays, and records point to it
-                self._act(self._session.retire(epoch, cause))
-                self._backlog.clear()  # the translator is at work by now
+                self._told, self._retired = retiring, {}
+                self._swapped_in = self._swapped_in or cause == "backend_swap"
+                self._backlog.clear()
                 self._merges.clear()
+                self._act(self._session.retire(epoch, cause))
+                self._code.tidy()
             case ("swap", swap):
                 self._swaps.append(swap)
-            case ("swapped",):
-                self._swapped()
             case ("leftovers", shortcuts):
                 for message in shortcuts.leftovers(self._session.session):
                     self._act(self._session.receive(message))
@@ -390,7 +396,7 @@ class TranslatorLink:
                 case s.AttachCode(code, epoch):
                     self._attach_code(code, epoch)
                 case s.DropCode():
-                    self._code.drop()
+                    self._code.drop()  # whoever retired has done so, but for what came since
                 case s.RetirementDone(message):
                     self._retired = {
                         "queued": message.queued,
@@ -398,7 +404,6 @@ class TranslatorLink:
                         "modules": message.modules,
                         "live_older": message.live_older,
                     }
-                    self._release(self._settling)  # before anything else: harts stand still
                 case s.RequestRefused(message):
                     self.counts[f"refused_{message.reason}"] += 1
                     if trace is not None:
@@ -454,11 +459,10 @@ class TranslatorLink:
         who = self._swaps[0].who if self._swaps else None
         self._machine.retirement.everything("backend_swap", who)
         log.info("backend_swapped", backend=backend, epoch=self._machine.retirement.epoch)
-        self._put(("swapped",))
 
     def _swapped(self, problem: str = "") -> None:
         """The swap under way is over: tell who asked."""
-        self._swapping = False
+        self._swapping = self._swapped_in = False
         if self._swaps:
             self._swaps.pop(0).end(problem)
 

@@ -2,7 +2,7 @@
 
 The problem: each session holds mappings of another process's memory, a code segment and a
 descriptor; all of it must be given back when the session ends, however it ends, and a segment must
-be there at once when a machine retires everything, for all its harts stand still.
+be there at once when a machine retires everything, for its harts run in tier 0 until it is.
 
 Invariants:
 

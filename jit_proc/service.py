@@ -18,7 +18,7 @@ Invariants:
 - A worker's time is charged to the machine it worked for (`protocol/shares.py`).
 - A retirement is answered after the old segment is put away, where nothing can be placed in it any
   more, and no running job of an older epoch is left in `_running`; `live_older` counts them by
-  looking. All harts wait for the answer: the new segment was made before, the old one is closed
+  looking. Harts run in tier 0 until then: the new segment was made before, the old one is closed
   after (`Served.tidy`).
 - Every region passes by the quarantine before it is kept or placed, one out of the store, too.
 - What a worker says is checked as what a machine says is; a wrong answer is a refusal, not an end.

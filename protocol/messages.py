@@ -351,8 +351,8 @@ class Cancel(Message):
 @_message("RETIRE", "machine")
 @dataclass(frozen=True, slots=True)
 class Retire(Message):
-    """Retirement of everything: cancel and forget whatever was made under an older epoch. All harts
-    stand still.
+    """Retirement of everything: cancel and forget whatever was made under an older epoch. Harts run
+    in tier 0 until it is answered.
 
     epoch: the new epoch.
     cause: what bumped it.

@@ -35,13 +35,13 @@ def why_late(
     `now`: the counters of the answer's page. `segment`: epoch of the code segment mapped, if any.
     `content`: the page's bytes.
     """
+    moved = None if armed("M31") else stale_reason(message.stamp, now)
+    if moved is not None:
+        return moved
     if segment is None:
         return "segment"
     if armed("M31"):
         return None
-    moved = stale_reason(message.stamp, now)
-    if moved is not None:
-        return moved
     if segment != message.epoch and not armed("M42"):
         return "segment"
     if any(map(armed, _TRUSTING)):

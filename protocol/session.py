@@ -77,8 +77,8 @@ class AttachCode:
 
 @dataclass(frozen=True, slots=True)
 class DropCode:
-    """Unmap the code segment. Only ever an answer to `retire`: the harts stand still, no record
-    points into it any more.
+    """Unmap the code segment, where that is not done yet. Only ever an answer to `retire`: no
+    record points into it any more.
     """
 
 
@@ -117,7 +117,7 @@ class CodeSpaceFull:
 
 @dataclass(frozen=True, slots=True)
 class RetirementDone:
-    """Nothing older than the epoch is alive in the translator: harts may run. AttachCode comes."""
+    """Nothing older than the epoch is alive in the translator. AttachCode comes."""
 
     message: Retired
 

@@ -19,7 +19,7 @@ Invariants:
   retirement of everything.
 - After `retire`, nothing of an older epoch is outstanding, and no code is attached until RETIRED of
   exactly this epoch says that nothing older is alive. `settled` is False until then, or until the
-  translator is declared dead: no hart runs.
+  translator is declared dead: harts run in tier 0, and nothing is asked for.
 - Each ATTACH is made under an epoch no other ATTACH of this machine was made under.
 - Request ids only grow, over all sessions of the machine.
 - A backend swap is an epoch of its own: SWAPPED says that the backend is ready, the machine retires
@@ -139,7 +139,7 @@ class MachineSession:
 
     @property
     def settled(self) -> bool:
-        """Whether harts may run: no retirement of everything is waiting for its answer."""
+        """Whether no retirement of everything is waiting for its answer."""
         return self.state != "retiring"
 
     @property
@@ -235,9 +235,9 @@ class MachineSession:
         return actions
 
     def retire(self, epoch: Epoch, cause: RetireCause) -> list[MachineAction]:
-        """The epoch was bumped; harts stand still and no record points to translated code.
+        """The epoch was bumped; no record points to translated code, and none of it is mapped.
 
-        Carry the actions out, then wait until `settled` before a hart runs.
+        Another retirement waits until `settled`, or until it is given up.
         """
         if epoch == self.epoch:
             raise ValueError(f"retirement under the same epoch {epoch}")
@@ -418,7 +418,6 @@ class MachineSession:
         attached = self._attach(message)
         if self.code is None:  # its segment is not one to be mapped: it is dead now
             return attached
-        # The harts wait for this alone: nothing is published before the new segment is mapped.
         return [RetirementDone(message), *attached, *_cancel("retire", "handshake")]
 
     def _attach(self, message: Attached | Retired) -> list[MachineAction]:

@@ -38,7 +38,7 @@ class Deadlines:
     handshake: float = 20.0
     """From HELLO to ATTACHED; a translator that is just starting is within it."""
     retire: float = 2.0
-    """From RETIRE to RETIRED: all harts stand still meanwhile."""
+    """From RETIRE to RETIRED: harts run in tier 0 meanwhile."""
     engine: float = 120.0
     """From asking for the engine to having it."""
     swap: float = 60.0

@@ -81,7 +81,7 @@ CASES = (
     Case("harts", "space reused under a hart", f"{_REGIONS} RETIREMENTS=1 ONE_PAGE=1", "M33"),
     Case("harts", "stopped hart keeps a pointer", f"{_REGIONS} ONE_PAGE=1 STOP", "M34", quick=True),
     Case("session", "generation wraps", "BYTES=0 STORES=2 REQS=1", "M35", quick=True),
-    Case("session", "epochs compared as counts", "RESETS=2 REQS=1", "M35E", quick=True),
+    Case("session", "epochs compared as counts", "RESETS=3 REQS=1", "M35E", quick=True),
     Case("session", "reset retires nothing", "RESETS=1 REQS=1", "M37", quick=True),
     Case("harts", "link patched in two stores", f"{_REGIONS} REGIONS=2", "M40"),
     Case("harts", "record patched under a hart", "REGIONS=0 ONE_PAGE=1", "TORN", quick=True),

@@ -144,7 +144,7 @@ def _retirement(trace: Trace, event: Event) -> None:
                 trace.gate.append(f"work!{kind}, 0, epoch, 0, 0, 0, 0, 0")
             trace.gate.append(f"gate_event?bumped, {epoch}, {kind}")
         case "everything_retired" if trace.sessions and _small(event["epoch"]) != trace.epoch:
-            trace.gate.append(f"gate_event?settled_at, {_small(event['epoch'])}, _")
+            trace.link.append(f"link_event?settled_at, {_small(event['epoch'])}, _, _, _, _")
 
 
 def _translator(trace: Trace, event: Event) -> None:

@@ -129,8 +129,8 @@ NUM segment_epoch;
 bit backend = 0;
 bool busy = false;       /* work is being done at a safe point: no hart enters */
 bool wrapping = false;   /* a counter wrapped: nothing is published before all is retired */
-bool settled = true;
-NUM cleared = EPOCH0;    /* ghost: the last epoch of which the translator answered, or was dead */
+bool settled = true;     /* no retirement of everything waits for its answer */
+bool swapping = false;   /* the backend that answers the last one is another */
 bool native[HARTS];
 byte in_seg[HARTS] = NONE;      /* the region a hart is in, or NONE */
 byte in_slot[HARTS];
@@ -222,7 +222,7 @@ inline dispatch(h, page) {
     if :: tlb[h] == NONE -> tlb[h] = at_address :: else fi;
     page = tlb[h];
     assert(page == at_address);
-    assert(cleared == epoch);          /* RETIRED, or the translator dead, before a hart runs */
+    assert(segment == NONE || segment_epoch == epoch);       /* nothing older is mapped */
     if :: page == 0 || !BYTES -> tracked[page] = true :: else fi;
 #ifdef M15
     if
@@ -318,13 +318,20 @@ inline drop_lookups() {
     tlb[1] = NONE
 }
 
-/* Retirement of everything, steps 1 to 3; step 4 is the link's, which `settled` waits for. */
+inline drop_code() {
+    assert(segment == NONE || (in_seg[0] != segment && in_seg[1] != segment));
+    segment = NONE;
+    segment_epoch = 0
+}
+
+/* Retirement of everything, the harts' part; the link's is awaited by the next one alone. */
 inline bump_epoch() {
     epoch = NEXT(epoch, EMOD);
 #ifndef M22
     for (i : 0 .. PAGES - 1) { record_seg[i] = NONE; record_slot[i] = 0 }
 #endif
     for (i : 0 .. PAGES - 1) { tracked[i] = false }
+    drop_code();
     drop_lookups();
     for (i : 0 .. HARTS - 1) {
         for (page : 0 .. PAGES - 1) { need[i * PAGES + page] = version[page] }
@@ -339,6 +346,9 @@ inline bump_epoch() {
 /* The publish rule. */
 inline publish() {
     late = wrapping || STALE(m_epoch, m_map, page, m_gen) || segment == NONE || segment_epoch != m_epoch;
+#ifdef M42
+    late = STALE(m_epoch, m_map, page, m_gen) || segment == NONE;
+#endif
 #ifdef M31
     late = (segment == NONE);
 #endif
@@ -349,7 +359,7 @@ inline publish() {
     late = m_epoch != epoch;            /* the stamp is of when it was answered */
 #endif
     tracked[page] = true;
-#if BYTES && !defined(M27) && !defined(M41)
+#if BYTES && !defined(M27) && !defined(M41) && !defined(M42)
     late = late || m_version != version[page];
 #endif
 #ifdef M26
@@ -415,16 +425,11 @@ end_quiet:
         :: else
         fi
       };
-      d_step { bump_epoch() };
+      settled;                     /* the one before is answered, or given up */
+      d_step { bump_epoch(); if :: kind == SWAP -> swapping = true :: else fi };
       LOG_GATE(bumped, epoch, kind);
       wish!epoch, (kind == SWAP);
-      settled;
-      LOG_GATE(settled_at, epoch, 0);
       d_step {
-        if
-        :: kind == SWAP && segment != NONE -> backend = t_backend
-        :: else
-        fi;
         if
         :: kind == RESET ->       /* images are copied again: to pages that nothing tracks now */
             version[0]++;
@@ -447,12 +452,6 @@ inline forget_asked() {
     }
 }
 
-inline drop_code() {
-    assert(segment == NONE || (in_seg[0] != segment && in_seg[1] != segment));
-    segment = NONE;
-    segment_epoch = 0
-}
-
 /* `_die`: the translator is given up. */
 inline die() {
     state = DEAD;
@@ -464,17 +463,20 @@ inline die() {
 #endif
     :: spent == epoch_known -> assert(len(work) < WORK); work!RESTART, 0, epoch_known, 0, 0, 0, 0, 0
     :: else
-    fi;
-    cleared = epoch_known
+    fi
 }
 
 #ifdef M42
-#define ANSWERED true
+#define RETIRED_AWAITED (state == RETIRING || state == LIVE && segment == NONE)
 #else
-#define ANSWERED (state != RETIRING)
+#define RETIRED_AWAITED (state == RETIRING)
 #endif
 #define TELL_WAITERS \
-    if :: waiting && ANSWERED -> waiting = false; settled = true :: else fi
+    if \
+    :: waiting && state != RETIRING -> \
+        LOG_LINK(settled_at, epoch_known, 0, 0, 0, 0); waiting = false; settled = true \
+    :: else \
+    fi
 
 #ifdef TRACE
 #define ASKED(i, p, e, m, g) false     /* other slots of the page */
@@ -485,7 +487,7 @@ inline die() {
 #define OUTSTANDING (asked[id % WINDOW] && asked_id[id % WINDOW] == id)
 #if defined(M31)
 #define ACCEPTED true
-#elif defined(M41) || defined(M47)
+#elif defined(M41) || defined(M42) || defined(M47)
 #define ACCEPTED OUTSTANDING
 #else
 #define ACCEPTED (e == epoch_known && OUTSTANDING && asked_page[id % WINDOW] == page && \
@@ -499,7 +501,7 @@ proctype Link() {
     NUM s, id, e, m, g;
     byte page, seg, slot, v, i;
     bit swap;
-    bool again, waiting = false;       /* waiting: harts stand still for us */
+    bool again, waiting = false;       /* waiting: a retirement of everything is not answered */
 end_idle:
     do
     /* a new attempt, under an epoch that no ATTACH was sent under */
@@ -520,20 +522,30 @@ end_idle:
             m2t!HELLO, session, 0, 0, 0, 0, 0
         }
       }
-    /* retirement of everything: the harts stand still */
+    /* retirement of everything: harts run on in tier 0 */
     :: atomic {
         wish?e, swap ->
         d_step {
             epoch_known = e;
-            forget_asked();
-            drop_code();
+#ifdef M42
             if
-            :: state == ATTACHING || state == LIVE || state == RETIRING ->
-                state = RETIRING;
-                spent = e
-            :: else -> cleared = e
+            :: state == LIVE -> spent = e; again = true     /* the mistake: goes on as if answered */
+            :: else -> forget_asked()
             fi;
-            again = (state == RETIRING)
+#else
+            forget_asked();
+#endif
+            if
+#ifdef M42
+            :: state == ATTACHING || state == RETIRING ->
+#else
+            :: state == ATTACHING || state == LIVE || state == RETIRING ->
+#endif
+                state = RETIRING;
+                spent = e;
+                again = true
+            :: else
+            fi
         };
         if
         :: again -> m2t!RETIRE, session, 0, e, 0, 0, swap
@@ -615,14 +627,21 @@ end_idle:
                 state = ATTACHING;
                 spent = epoch_known;
                 m2t!ATTACH, session, 0, epoch_known, 0, 0, 0
-            :: (tag == ATTACHED && state == ATTACHING || tag == RETIRED && state == RETIRING) &&
+            :: (tag == ATTACHED && state == ATTACHING || tag == RETIRED && RETIRED_AWAITED) &&
                     e == epoch_known ->
-                LOG_LINK(attached, e, 0, 0, 0, 0);
+                if
+                :: e == epoch -> LOG_LINK(attached, e, 0, 0, 0, 0)
+                :: else
+                fi;
                 d_step {
                     state = LIVE;
-                    segment = seg;
-                    segment_epoch = e;
-                    cleared = e
+                    if
+                    :: e == epoch ->                /* else it is late: a wish is on its way */
+                        segment = seg;
+                        segment_epoch = e;
+                        if :: swapping -> backend = t_backend; swapping = false :: else fi
+                    :: else
+                    fi
                 }
             :: (tag == TRANSLATED || tag == REJECTED || tag == FULL) && state == LIVE &&
                     ACCEPTED ->
@@ -633,6 +652,9 @@ end_idle:
                     if
                     :: tag == TRANSLATED ->
                         assert(len(work) < WORK);
+#ifdef M42
+                        e = epoch_known;
+#endif
                         work!PUBLISH, id, e, m, page, g, slot, v
                     :: tag == FULL -> assert(len(work) < WORK); work!SPACE, 0, e, 0, 0, 0, 0, 0
 #ifdef M20
@@ -787,7 +809,9 @@ end_idle:
                 LOG_TRANSLATOR(retired, e);
                 d_step {
                     t_epoch = e;
+#ifndef M42
                     drop_jobs();
+#endif
                     if :: g -> t_backend = 1 - t_backend :: else fi;
                     new_segment();
                     i = 0

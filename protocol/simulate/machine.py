@@ -1,9 +1,9 @@
 """A simulated machine: harts, records and counters around the real session.
 
 It mirrors `cpu_proc`: harts execute through lookups and records, work is done at safe points, a
-retirement of everything freezes the harts until the translator has answered or is given up, and an
-I/O thread carries the session. What is checked, is checked where it would show: when a hart runs
-something, when something is published, and when harts run at all.
+retirement of everything waits for the one before until the translator has answered or is given up,
+and an I/O thread carries the session. What is checked, is checked where it would show: when a hart
+runs something, when something is published, and what is mapped when harts run at all.
 
 Simplifications: a page is one line of four halfwords, all of the same value; tier 0 is never wrong;
 DMA is one step; a hart does one thing a step.
@@ -78,11 +78,11 @@ class Hart:
         self.storing: int | None = None  # the bytes are new, their page's records not yet gone
 
 
-class Waiting(NamedTuple):
-    """A retirement of everything that is not answered yet; `then`: what its cause does after it."""
+class Work(NamedTuple):
+    """Something to do at a safe point. `retires`: it may retire everything."""
 
-    began: float
-    then: Callable[[], None] | None
+    do: Callable[[], None]
+    retires: bool
 
 
 class Machine:
@@ -101,9 +101,8 @@ class Machine:
         self.mapping = list(range(shape.addresses))  # address: backing page
         self.harts = [Hart() for _ in range(shape.harts)]
         self.running = 0
-        self.works: deque[Callable[[], None]] = deque()
-        self.waiting: Waiting | None = None
-        self.abandoned = False  # harts went on without an answer
+        self.works: deque[Work] = deque()
+        self.waiting: float | None = None  # since when a retirement of everything is not answered
         self.tracked: set[int] = set()  # pages with records
         self.records: dict[tuple[int, int], Entry] = {}
         self.asked: set[tuple[int, int]] = set()  # page, slot: answers that are owed
@@ -165,12 +164,7 @@ class Machine:
     def patch(self, number: int, page: int, times: int, value: int) -> bool:
         """A hart stores to a page again and again, if it may."""
         hart = self.harts[number]
-        if (
-            self.waiting is not None
-            or not hart.running
-            or hart.attention
-            or hart.storing is not None
-        ):
+        if not hart.running or hart.attention or hart.storing is not None:
             return False
         for turn in range(times):
             self.content[page] = content_of((value + turn) % VALUES)
@@ -181,9 +175,9 @@ class Machine:
 
     # --- work at safe points ---------------------------------------------------------------------
 
-    def post(self, work: Callable[[], None]) -> None:
+    def post(self, do: Callable[[], None], retires: bool = False) -> None:
         """Have work done with all harts out of native code."""
-        self.works.append(work)
+        self.works.append(Work(do, retires))
         for hart in self.harts:
             hart.attention = True
 
@@ -195,30 +189,24 @@ class Machine:
             if self.epoch == epoch:
                 self.everything(cause)
 
-        self.post(retire)
+        self.post(retire, retires=True)
 
-    def everything(self, cause: RetireCause, then: Callable[[], None] | None = None) -> None:
-        """Retire every translation; the harts stand still until the I/O thread has the answer."""
+    def everything(self, cause: RetireCause) -> None:
+        """Retire every translation; harts go on in tier 0 while the translator is told."""
         self.epoch, _ = bump(self.epoch)
         if cause == "backend_swap" and armed("M46"):
             self.kept = self.code
         else:
             self.records.clear()
             self.tracked.clear()
+        self.code = None
         for hart in self.harts:
             hart.lookups.clear()
         self.counts[cause] += 1
         if self.world.telling:
             self.say(f"retires everything, epoch {self.epoch}: {cause}")
-        self.waiting = Waiting(self.world.now, then)
+        self.waiting = self.world.now
         self.wishes.append(("retire", self.epoch, cause))
-
-    def resume(self) -> None:
-        """The retirement is over."""
-        assert self.waiting is not None
-        then, self.waiting = self.waiting.then, None
-        if then is not None:
-            then()
 
     def load(self, value: int) -> None:
         """Copy the images, as at reset."""
@@ -242,13 +230,6 @@ class Machine:
 
     def gate(self, hart: Hart) -> bool:
         """`SafePoint.enter` and `leave`; whether anything happened."""
-        if self.waiting is not None:
-            if self.world.now <= self.waiting.began + RETIRE_PATIENCE:
-                return False
-            self.code = None  # the I/O thread does not come to it
-            self.abandoned = True
-            self.resume()
-            return True
         if hart.running:
             hart.running = False
             self.running -= 1
@@ -257,8 +238,14 @@ class Machine:
         if self.works:
             if self.running:
                 return False
-            while self.works and self.waiting is None:
-                self.works.popleft()()
+            done = False
+            while self.works:
+                if self.works[0].retires and self.waiting is not None:
+                    if self.world.now <= self.waiting + RETIRE_PATIENCE:
+                        return done
+                    self.waiting = None  # the I/O thread does not come to it
+                self.works.popleft().do()
+                done = True
             return True
         hart.running = True
         self.running += 1
@@ -267,7 +254,7 @@ class Machine:
     def step(self, number: int, arg: int) -> bool:
         """A hart does one thing, if it may."""
         hart = self.harts[number]
-        if self.waiting is not None or not hart.running:
+        if not hart.running:
             if self.world.telling:
                 self.say(f"hart {number} is at the gate of native code")
             return self.gate(hart)
@@ -281,8 +268,8 @@ class Machine:
             if self.world.telling:
                 self.say(f"hart {number} is called and leaves native code")
             return self.gate(hart)
-        if not self.session.settled and not self.abandoned:
-            raise Violation("harts_run_while_retiring", f"hart {number} of machine {self.index}")
+        if self.code is not None and self.code.epoch != self.epoch:
+            raise Violation("older_code_mapped", f"hart {number} of machine {self.index} runs")
         address = (arg >> 4) % len(self.mapping)
         page = self.look_up(hart, address)
         if arg & 0x7F0000 == 0:
@@ -366,9 +353,8 @@ class Machine:
             self.act(session.timer(name))
         self.feed()
         if session.settled:
-            self.abandoned = False
             if self.waiting is not None and session.epoch == self.epoch:
-                self.resume()
+                self.waiting = None
                 busy = True
         elif self.world.now > self.retire_sent + DEADLINES.retire:
             raise Violation("retirement_late", f"machine {self.index}: no end by its deadline")
@@ -467,7 +453,7 @@ class Machine:
                 case CodeSpaceFull():
                     self.post_retirement("code_space_full")
                 case SwapReady():
-                    self.post(lambda: self.everything("backend_swap"))
+                    self.post(lambda: self.everything("backend_swap"), retires=True)
                 case TranslatorDead(reason, epoch_needed):
                     self.counts["lost"] += 1
                     if self.world.telling:
@@ -510,9 +496,10 @@ class Machine:
         if segment is None or segment.closed:
             self.counts["segment_gone"] += 1
             return
-        if epoch != self.epoch and self.waiting is None and not self.abandoned:
-            raise Violation("segment_of_old_epoch", f"epoch {epoch}, present {self.epoch}")
         segment.epoch = epoch
+        if epoch != self.epoch:
+            self.counts["segment_late"] += 1  # RETIRE of another one is on its way
+            return
         self.code = segment
         if self.world.telling:
             self.say(f"maps a code segment for epoch {epoch}")

@@ -301,11 +301,13 @@ class World:
         number, page = arg % len(machine.harts), (arg >> 2) % len(machine.content)
         return machine.patch(number, page, 1 + (arg >> 6) % 8, (arg >> 10) % VALUES)
 
-    def _at_safe_point(self, arg: int, what: Callable[[Machine, int], None]) -> bool:
+    def _at_safe_point(
+        self, arg: int, what: Callable[[Machine, int], None], retires: bool = False
+    ) -> bool:
         machine = self.machines[arg % len(self.machines)]
         if len(machine.works) > 4:
             return False
-        machine.post(lambda: what(machine, arg >> 2))
+        machine.post(lambda: what(machine, arg >> 2), retires)
         return True
 
     def remap(self, arg: int) -> bool:
@@ -321,13 +323,15 @@ class World:
         return self._at_safe_point(arg, work)
 
     def reset(self, arg: int) -> bool:
-        return self._at_safe_point(
-            arg, lambda machine, arg: machine.everything("system_reset", lambda: machine.load(arg))
-        )
+        def work(machine: Machine, arg: int) -> None:
+            machine.everything("system_reset")
+            machine.load(arg)
+
+        return self._at_safe_point(arg, work, retires=True)
 
     def force(self, arg: int) -> bool:
         cause = _CAUSES[(arg >> 8) % len(_CAUSES)]
-        return self._at_safe_point(arg, lambda machine, _: machine.everything(cause))
+        return self._at_safe_point(arg, lambda machine, _: machine.everything(cause), retires=True)
 
     def swap(self, arg: int) -> bool:
         machine = self.machines[arg % len(self.machines)]

@@ -13,6 +13,7 @@ import pytest
 
 from cpu_proc import native, translator
 from cpu_proc.records import Records
+from cpu_proc.retirement import Event, Retiring
 from cpu_proc.segments import ControlSegment, GuestMemory
 from cpu_proc.translator import MOST_MERGES, Backlog, TranslatorLink
 from protocol import session
@@ -74,6 +75,8 @@ class World:
         )
         self.segment = native.SharedSegment("code", 1 << 16)
         self.attach(5)
+        assert self.link._code.mapped is not None
+        self.address = self.link._code.mapped[0]
 
     def _retired(self, cause: str) -> None:
         self.retirement.epoch += 1
@@ -91,14 +94,15 @@ class World:
     def act(self, *actions: Any) -> None:
         self.link._act(list(actions))
 
-    def code_is_mapped(self) -> bool:
+    def mappings(self) -> list[int]:
+        """Where the code segment is mapped, wherever that is."""
         inode = f" {os.fstat(self.segment.fd).st_ino} "
         maps = Path("/proc/self/maps").read_text().splitlines()
-        return any("r-xs" in line and inode in line for line in maps)
+        return [int(m.split("-")[0], 16) for m in maps if "r-xs" in m and inode in m]
 
-    def code_is_mapped_at(self, address: int) -> bool:
-        maps = Path("/proc/self/maps").read_text().splitlines()
-        return any(line.startswith(f"{address:x}-") and "r-xs" in line for line in maps)
+    def code_is_mapped(self) -> bool:
+        """Whether it is where records may point."""
+        return self.address in self.mappings()
 
     def message(self, **changes: Any) -> Translated:
         """A translation of the page as it is now."""
@@ -238,17 +242,30 @@ def test_the_segment_is_mapped_for_reading_and_executing(world):
     assert world.link.incarnation == 7
 
 
-def retire(world: Any) -> dict[str, Any]:
-    """Retire everything before epoch 6."""
-    told = world.link.begin_retirement(6, "system_reset")
-    answer: dict[str, Any] = world.link.end_retirement(6, told)
-    return answer
+def retire(world: Any) -> list[dict[str, Any]]:
+    """Retire everything before epoch 6: what the book is told when it has ended."""
+    told: list[dict[str, Any]] = []
+    retiring = Retiring(lambda event, dropped: told.append(dropped))
+    world.link.retire(6, "system_reset", retiring)
+    retiring.harts_go_on(Event(0.0, "system_reset", 6, 0.0))
+    return told
+
+
+def test_a_segment_that_comes_after_its_epoch_is_not_mapped(world):
+    retire(world)
+    world.attach(5)
+    assert world.link._code.mapped is None
+    world.attach(6)
+    assert world.link._code.mapped is not None
 
 
 def test_retirement_unmaps_it_even_when_nobody_answers(world):
     """The thread is not there: the link is as good as dead."""
-    assert retire(world) == {}
+    told = retire(world)
     assert not world.code_is_mapped()
+    world.link.await_retirement()
+    assert told == [{}]
+    assert world.mappings() == []
     world.deliver(world.message(epoch=6))
     assert world.link.counts["published"] == 0
 
@@ -266,8 +283,11 @@ def test_retirement_waits_for_the_answer_but_not_for_ever(world, monkeypatch):
     world.link._thread = threading.Thread(target=world.link._main, daemon=True)
     world.link.start()
     assert asked.wait(240)
-    assert retire(world) == {}
+    told = retire(world)
     assert not world.code_is_mapped()
+    assert told == []
+    world.link.await_retirement()
+    assert told == [{}]
     over.set()
 
 
@@ -277,23 +297,20 @@ def test_what_the_translator_dropped_is_told(world, monkeypatch):
     world.link._thread = threading.Thread(target=world.link._main, daemon=True)
     world.link.start()
     put = world.link._put
-    was = world.link._code.mapped[0]
+    assert world.link._code.mapped is not None
 
     def answer(wish: tuple[Any, ...]) -> None:
         put(wish)
         assert wish[:3] == ("retire", 6, "system_reset")
-        world.act(session.DropCode())
         segment = Segment(world.segment.path, world.segment.size)
         counts = {"queued": 1, "running": 2, "modules": 3, "bytes": 4096, "live_older": 0}
         done = Retired(11, epoch=6, **counts, code=segment, backend="llvm", pid=1)
         world.act(session.RetirementDone(done))
-        wish[3].set()
+        wish[3].answered(world.link._retired)
 
     monkeypatch.setattr(world.link, "_put", answer)
     told = retire(world)
-    assert told == {"queued": 1, "running": 2, "modules": 3, "live_older": 0}
-    assert not world.code_is_mapped_at(was)
-    world.link._code.tidy()
+    assert told == [{"queued": 1, "running": 2, "modules": 3, "live_older": 0}]
     assert not world.code_is_mapped()
     over.set()
 

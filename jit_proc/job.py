@@ -112,7 +112,8 @@ class Times(NamedTuple):
 class Region:
     """A job done: a position-independent image, and the offsets of its entries in it (by slot).
 
-    `compared`: the states from which it was compared with another translation.
+    `compared`: the states from which it was compared with another translation; `alone`: it was to
+    be, but the other backend refused to translate it.
     """
 
     code: bytes
@@ -122,6 +123,7 @@ class Region:
     instructions: int
     times: Times
     compared: int = 0
+    alone: bool = False
 
     def enters(self, slot: int) -> bool:
         """Whether it can be entered there."""

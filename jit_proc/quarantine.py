@@ -143,18 +143,25 @@ class Quarantine:
 class Unproven:
     """Regions that live in a machine's code though nothing was compared, by session.
 
-    For machines under a backend that compares a sample: when bytes go into quarantine, a region
-    made from them may have been placed before. Of a session that has more than `LIMIT` of them no
-    more is known than that.
+    When bytes go into quarantine, a region made from them may have been placed before: for the
+    machine under a backend that compares a sample, or for another one. Of a session that has more
+    than `LIMIT` of them no more is known than that; nor of what was placed before any backend
+    compared something (`_blind`, by session: the backends).
     """
 
     def __init__(self) -> None:
         self._regions: dict[int, set[tuple[str, _Place]]] = {}
+        self._blind: dict[int, set[str]] = {}
+        self._comparing = False
 
     def placed(
         self, session: int, backend: str, content: bytes, spans: Sequence[tuple[int, int]]
     ) -> None:
         """A region was answered without a comparison."""
+        self._comparing = self._comparing or ":" in backend
+        if not self._comparing:
+            self._blind.setdefault(session, set()).add(backend)
+            return
         regions = self._regions.setdefault(session, set())
         if len(regions) <= LIMIT:
             regions.add((backend, tuple((at, content[at : at + size]) for at, size in spans)))
@@ -162,20 +169,24 @@ class Unproven:
     def forget(self, session: int) -> None:
         """Everything of a machine was retired, or it is gone."""
         self._regions.pop(session, None)
+        self._blind.pop(session, None)
 
     def suspects(self, found: Difference, content: bytes) -> list[int]:
         """The sessions in which a region may live that was made of some of these bytes."""
         place = tuple((at, content[at : at + size]) for at, size in found.spans)
         name = name_of(found.backend)
-        return [
+
+        def is_made_by_it(backend: str) -> bool:
+            return name_of(backends.makes(backend)) == name
+
+        seen = {
             session
             for session, regions in self._regions.items()
             if len(regions) > LIMIT
-            or any(
-                name_of(backends.makes(backend)) == name and _shares(place, region)
-                for backend, region in regions
-            )
-        ]
+            or any(is_made_by_it(by) and _shares(place, region) for by, region in regions)
+        }
+        blind = {session for session, by in self._blind.items() if any(map(is_made_by_it, by))}
+        return sorted(seen | blind)
 
 
 def _shares(place: _Place, region: _Place) -> bool:
@@ -198,7 +209,8 @@ def _overlap(place: _Place, spans: Sequence[tuple[int, int]]) -> bool:
 class Doubts:
     """What a translator has come to doubt: the quarantine, and what lives that was never compared.
 
-    `compared`: states from which regions were compared.
+    `compared`: states from which regions were compared. `alone`: regions that were to be, but the
+    other backend refused.
     """
 
     def __init__(self, folder: Path, kept: ContentStore | None) -> None:
@@ -207,7 +219,7 @@ class Doubts:
         name = f"quarantine-{kept.toolchain}.jsonl" if kept is not None else ""
         self.quarantine = Quarantine(folder / name if on_disk else None)
         self.unproven = Unproven()
-        self.compared = 0
+        self.compared = self.alone = 0
 
     def differ(self, job: Job, content: bytes, found: Difference) -> list[int]:
         """Two backends can be told apart by a region; the sessions that cannot go on as they are.
@@ -234,4 +246,5 @@ class Doubts:
 
     def counters(self) -> dict[str, int]:
         """For STATS."""
-        return {"states_compared": self.compared, **self.quarantine.counters()}
+        told = {"states_compared": self.compared, "not_comparable": self.alone}
+        return {**told, **self.quarantine.counters()}

@@ -329,6 +329,7 @@ class Broker:
         if not sessions.is_live(job) or not isinstance(outcome, work.Region):
             return sessions.rejected(job, "compiler_failed", "the worker answered something else")
         self.doubts.compared += outcome.compared
+        self.doubts.alone += outcome.alone
         if self.doubts.quarantine.holds(job.backend, running.content, outcome.spans):
             return sessions.rejected(job, "unsupported", QUARANTINED)
         machine, asked = self._machines[job.session], job.request
@@ -348,7 +349,7 @@ class Broker:
         except (ValueError, TypeError, CodecError) as error:
             log.error("translation_inconsistent", page=asked.page, reason=str(error))
             return sessions.rejected(job, "compiler_failed", f"inconsistent: {error}"[:1000])
-        if ":" in job.backend and not outcome.compared:
+        if not outcome.compared:
             self.doubts.unproven.placed(job.session, job.backend, running.content, outcome.spans)
         log.info(
             "block_translated",

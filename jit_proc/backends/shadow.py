@@ -64,7 +64,7 @@ class Shadow:
         except Untranslatable as refusal:
             # There is nothing to compare it with: that one refuses what the first one can do.
             print(f"not compared: {settings[AGAINST]} says {refusal}", file=sys.stderr)
-            return first
+            return replace(first, alone=True)
         except ComparisonFailed as error:
             raise Untranslatable("compiler_failed", f"not compared: {error}") from error
         if not verdict.lines:

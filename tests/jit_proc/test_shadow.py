@@ -180,6 +180,22 @@ def test_machines_with_code_that_was_never_compared_are_suspected():
     assert live.suspects(Difference("llvm", ((64, 8),), "", ""), content) == [1]
 
 
+def test_so_are_machines_that_compare_nothing():
+    content = bytes(range(256)) * 16
+    found = Difference("llvm", ((64, 8),), "", "")
+    live = Unproven()
+    live.placed(1, "llvm", bytes(4096), ((60, 20),))  # before anybody compared: nothing is known
+    live.placed(2, "reference", content, ((60, 20),))
+    live.placed(3, "shadow:llvm,reference", bytes(4096), ((60, 20),))
+    live.placed(4, "llvm,level=2", content, ((60, 20),))
+    live.placed(5, "llvm", bytes(4096), ((60, 20),))
+
+    assert live.suspects(found, content) == [1, 4]
+    live.forget(1)
+    live.forget(4)
+    assert live.suspects(found, content) == []
+
+
 def test_two_backends_agree_about_random_code():
     done = tool("--try", "llvm,reference", "--seed", "7", "--count", "8")
     assert done.returncode == 0, done.stdout + done.stderr

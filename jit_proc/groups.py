@@ -78,8 +78,16 @@ def _access(function: Function) -> _Access | None:
     return None
 
 
+def base_of(site: Site) -> int | None:
+    """The base register of a site's one load or store, if it is that."""
+    if site.decoded is None or _access(site.decoded.instruction.semantics) is None:
+        return None
+    return site.decoded.operands["rs1"]
+
+
 @functools.cache
-def _writes_x(function: Function) -> bool:
+def writes_x(function: Function) -> bool:
+    """Whether semantics write an integer register."""
     return any(isinstance(n, Assign) and _is_x(n.target) for n in function.nodes)
 
 
@@ -104,7 +112,7 @@ class _Bases:
         """Take in what an instruction writes."""
         assert site.decoded is not None
         function, operands = site.decoded.instruction.semantics, site.decoded.operands
-        if not _writes_x(function):
+        if not writes_x(function):
             return
         target, source = operands.get("rd", 0), operands.get("rs1", 0)
         moved = None

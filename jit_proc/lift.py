@@ -68,6 +68,7 @@ class RegionEmitter(MemoryRegions):
         self._slow = ""
         self.kept = kept.keeper()
         self.plan = write_back.plan(selection)
+        self.arrivals: set[int] = set()
         self.owed: set[str] = set()  # registers not yet stored to the hart
 
     # --- the whole ---------------------------------------------------------------------------
@@ -82,6 +83,7 @@ class RegionEmitter(MemoryRegions):
         self.emit_entry()
         self.lines += body
         self.emit_turns()
+        self.emit_arrivals()
         self.emit_exits()
         attributes = "nounwind strictfp" if self.float_ops else "nounwind"
         # The entry block comes first; allocas stand in it.
@@ -107,6 +109,7 @@ class RegionEmitter(MemoryRegions):
             self.allocas.append(f"  {slot} = alloca i64")
             place = self.field(name[0], int(name[1:]))
             self.emit(f"store i64 {self.load_word(place)}, ptr {slot}")
+        self.begin_carried()
         self.enter_with_floats()
         self.emit(f"%frm = load i64, ptr {self.field('frm')}")
         if self.float_ops and not mutants.armed("M23"):  # its mistake: assumed, not checked
@@ -121,8 +124,8 @@ class RegionEmitter(MemoryRegions):
         entries = self.selection.entries
         inside = self.binary("and", record, str(RECORD_ARRAY_STRIDE - 1))
         offset = self.binary("lshr", inside, "3")
-        cases = " ".join(f"i64 {o}, label %b{o}" for o in entries[1:])
-        self.terminate(f"switch i64 {offset}, label %b{entries[0]} [ {cases} ]")
+        cases = " ".join(f"i64 {o}, label %{self.arrival(o)}" for o in entries[1:])
+        self.terminate(f"switch i64 {offset}, label %{self.arrival(entries[0])} [ {cases} ]")
 
     def emit_site(self, site: Site) -> None:
         """One instruction; begins a block where one begins."""
@@ -220,7 +223,24 @@ class RegionEmitter(MemoryRegions):
     def enter(self, offset: int) -> None:
         """Go on in a block of the region, which may take over what is owed."""
         self.pay(self.owed.difference(self.plan.inherits.get(offset, ())))
+        loop = self.carried.simple.get(offset)
+        if loop is not None and self.site.offset != loop.end:
+            self.forget(loop.looks)
         self.jump_to(f"b{offset}")
+
+    def arrival(self, offset: int) -> str:
+        """The label by which control comes to a block from anywhere."""
+        if offset not in self.carried.simple:
+            return f"b{offset}"
+        self.arrivals.add(offset)
+        return f"a{offset}"
+
+    def emit_arrivals(self) -> None:
+        """Ways to the loops whose accesses carry in registers."""
+        for offset in sorted(self.arrivals):
+            self.label(f"a{offset}")
+            self.forget(self.carried.simple[offset].looks)
+            self.jump_to(f"b{offset}")
 
     def go(self, offset: int, extra: int = 0) -> None:
         """Go on at an offset of the page that may lie outside of it."""
@@ -419,7 +439,7 @@ class RegionEmitter(MemoryRegions):
             # Rotated: of what is shifted LLVM knows bits, and masks its index into the table.
             offset = self.binary("sub", where, "%page")
             slot = self.value(f"call i64 @llvm.fshl.i64(i64 {offset}, i64 {offset}, i64 63)")
-            cases = " ".join(f"i64 {offset // 2}, label %b{offset}" for offset in inside)
+            cases = " ".join(f"i64 {o // 2}, label %{self.arrival(o)}" for o in inside)
             self.terminate(f"switch i64 {slot}, label %{away} [ {cases} ]")
             self.label(away)
             offset = self.binary("sub", where, "%page")

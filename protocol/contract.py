@@ -135,6 +135,16 @@ STRUCTURES = (
         "Hart.data_tlbs Hart.data_used Hart.data_filled Hart.data_tlb Hart.data_set Page.writers",
     ),
     Structure(
+        "look that a loop carries",
+        "machine",
+        "gone: harts have left their regions",
+        "gone: harts have left their regions, before the mutator returns",
+        "kept; a line first tracked is executed from scratch until the hart has left",
+        "gone: what chooses another set or bank is done outside of regions",
+        "lookups",
+        "jit_proc/carried.py plan",
+    ),
+    Structure(
         "request outstanding",
         "machine",
         "forgotten",

@@ -388,7 +388,7 @@ def cell(event: Event, structure: Structure) -> str:
     said = []
     for counter in event.counters.split(", "):
         if counter == "lookups":
-            if structure.name in ("fetch TLB", "data TLB"):
+            if structure.name in ("fetch TLB", "data TLB", "look that a loop carries"):
                 said.append("this hart: cleared with the instruction, no counter")
             elif event.name.startswith("CPU reset") and structure.name in _OF_A_HART:
                 said.append("this hart: dropped, no counter")
@@ -403,7 +403,9 @@ _OF_A_HART = ("hot list", "LR reservation", "retirement asked for by a store")
 _NOTHING = {
     ("fence.i", "record"): "current already: a store took it back",
     ("fence.i", "region (published)"): "left; behind it the record decides",
+    ("fence.i", "look that a loop carries"): "gone: the region is left",
     ("fence.i", "retirement asked for by a store"): "of other harts: waited for",
     ("hart started or stopped", "fetch TLB"): "empty when it starts",
     ("hart started or stopped", "data TLB"): "empty when it starts",
+    ("hart started or stopped", "look that a loop carries"): "none when it starts",
 }

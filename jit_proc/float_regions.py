@@ -38,6 +38,7 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jit_proc import fp
 from jit_proc.float_needs import DOUBLE, NOTHING, SINGLE, block_needs, reads
@@ -122,6 +123,17 @@ class FloatRegions(ValueEmitter):
         needs = self.needs.get(offset, NOTHING)
         self.forms = {register: set(forms) for register, forms in needs.items()}
         self.boxed = set()
+
+    def float_state(self) -> tuple[Any, ...]:
+        """What is known of registers here, for `restore_floats`."""
+        forms = {register: set(known) for register, known in self.forms.items()}
+        lists = (set(self.boxed), dict(self.raw), dict(self.ancestors), list(self.fused))
+        return (forms, *lists, dict(self.reals), self._left_raw)
+
+    def restore_floats(self, state: tuple[Any, ...]) -> None:
+        """Emission goes on where `state` held."""
+        self.forms, self.boxed, self.raw, self.ancestors, self.fused = state[:5]
+        self.reals, self._left_raw = state[5:]
 
     def begin_site(self, site: Site) -> None:
         """Settle what the instruction would see, and all before control may go elsewhere."""

@@ -56,6 +56,7 @@ class Member:
 
     group: Group
     place: int
+    size: int
     first: bool
 
 
@@ -83,6 +84,12 @@ def base_of(site: Site) -> int | None:
     if site.decoded is None or _access(site.decoded.instruction.semantics) is None:
         return None
     return site.decoded.operands["rs1"]
+
+
+def kind_of(site: Site) -> str:
+    """Whether a site's instruction is a "load" or "store" by a base register; else empty."""
+    access = None if site.decoded is None else _access(site.decoded.instruction.semantics)
+    return "" if access is None else access.kind
 
 
 @functools.cache
@@ -146,7 +153,7 @@ def _blocks(selection: Selection) -> Iterable[list[Site]]:
 
 def plan(selection: Selection) -> dict[int, Member]:
     """The groups of a region: offset of an access -> its part in one."""
-    found: dict[int, tuple[Group, int, bool]] = {}
+    found: dict[int, tuple[Group, int, int, bool]] = {}
     for block in _blocks(selection):
         bases = _Bases()
         growing: dict[tuple[int, str], Group] = {}
@@ -167,10 +174,10 @@ def plan(selection: Selection) -> dict[int, Member]:
                 else:
                     group.low, group.high = min(group.low, low), max(group.high, high)
                     group.members += 1
-                found[site.offset] = (group, low, first)
+                found[site.offset] = (group, low, access.size, first)
             bases.follow(site)
     return {
-        offset: Member(group, low - group.low, first)
-        for offset, (group, low, first) in found.items()
+        offset: Member(group, low - group.low, size, first)
+        for offset, (group, low, size, first) in found.items()
         if group.members > 1
     }

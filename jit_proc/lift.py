@@ -32,13 +32,15 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
 
 from jit_proc import csr_regions, kept, write_back
 from jit_proc.cold import ColdEmitter
 from jit_proc.emit import is_literal, literal
-from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY, lookup
+from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY
 from jit_proc.job import Job, Translation, Untranslatable
-from jit_proc.region_memory import MemoryRegions
+from jit_proc.region_exits import RegionExits
 from jit_proc.select import Selection, Site, select, spans_of
 from protocol import mutants
 from protocol.layout import LINE_SIZE, PAGE_SIZE, RECORD_ARRAY_STRIDE
@@ -50,7 +52,18 @@ LONG_BLOCK = 24  # computing instructions that are worth a better selection
 _LIKELY_NOT = ", !prof !1"
 
 
-class RegionEmitter(MemoryRegions):
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A block to be emitted again from `start` on, and what holds there."""
+
+    block: list[Site]
+    start: int
+    pending: int
+    owed: set[str]
+    floats: tuple[Any, ...]
+
+
+class RegionEmitter(RegionExits):
     """Emits one region."""
 
     def __init__(self, selection: Selection, exact: bool) -> None:
@@ -63,12 +76,14 @@ class RegionEmitter(MemoryRegions):
         self.registers: dict[str, str] = {}  # "x5" -> its alloca
         self.float_ops: set[str] = set()
         self.routines: dict[str, Function] = {}
-        self.exits: dict[str, list[tuple[str, str, str]]] = {"slow": [], "near": [], "far": []}
         self.turns: dict[tuple[int, ...], list[tuple[str, str]]] = {}
         self._slow = ""
         self.kept = kept.keeper()
-        self.plan = write_back.plan(selection)
+        self.plan = write_back.plan(selection, self.groups)
         self.arrivals: set[int] = set()
+        self.so_far: list[Site] = []  # of the block being emitted
+        self.copies: dict[int, Copy] = {}  # of blocks, by their start
+        self.missed: set[int] = set()  # where control comes to copies
         self.owed: set[str] = set()  # registers not yet stored to the hart
 
     # --- the whole ---------------------------------------------------------------------------
@@ -78,6 +93,7 @@ class RegionEmitter(MemoryRegions):
         order = sorted(self.selection.sites)
         for offset in order:
             self.emit_site(self.selection.sites[offset])
+        self.emit_copies()
         body, self.lines = self.lines, []
         self.done = False
         self.emit_entry()
@@ -137,6 +153,11 @@ class RegionEmitter(MemoryRegions):
             self.owed = set(self.plan.inherits.get(site.offset, ()))
             self.begin_block(site.offset)
             self.pending = 0
+            self.so_far = []
+        self.so_far.append(site)
+        self.emit_instruction(site)
+
+    def emit_instruction(self, site: Site) -> None:
         self.site = site
         self._slow = ""
         self.begin_site(site)
@@ -152,6 +173,10 @@ class RegionEmitter(MemoryRegions):
         self.note_callees(function)
         if self.kept is not None:
             self.kept.calls(self, site)
+        if self.apart and site.offset in self.missed:
+            self.settle()
+            self.jump_to(f"g{site.offset}")
+            self.label(f"g{site.offset}")
         before, owed = self.pending, set(self.owed)
         self.body(function, operands)
         if not self.done:
@@ -175,6 +200,36 @@ class RegionEmitter(MemoryRegions):
             self.pending, self.owed = pending, owed
             if not continued:
                 self.label(after)
+
+    def leave_groups(self) -> None:
+        state = self.float_state()
+        self.settle()
+        self.missed.add(self.site.offset)
+        start = self.so_far[0].offset
+        if start not in self.copies:
+            self.copies[start] = Copy(
+                self.so_far, self.site.offset, self.pending, set(self.owed), self.float_state()
+            )
+        self.jump_to(f"g{self.site.offset}")
+        self.restore_floats(state)
+
+    def emit_copies(self) -> None:
+        """Blocks anew from their first group on, without groups, for when a group's look failed.
+
+        Control comes to the first member of each group there, with nothing raw.
+        """
+        self.apart = True
+        for copy in self.copies.values():
+            self.done = True
+            self.pending, self.owed = copy.pending, copy.owed
+            self.restore_floats(copy.floats)
+            for site in copy.block:
+                if site.offset >= copy.start:
+                    self.emit_instruction(site)
+            if not self.done:
+                self.settle_count()
+                self.enter(self.site.end)
+        self.apart = False
 
     def is_next(self, site: Site) -> bool:
         """Whether the next site in the order of emission is the one behind it."""
@@ -239,6 +294,7 @@ class RegionEmitter(MemoryRegions):
         """Ways to the loops whose accesses carry in registers."""
         for offset in sorted(self.arrivals):
             self.label(f"a{offset}")
+            self.begin_turn([offset])
             self.forget(self.carried.simple[offset].looks)
             self.jump_to(f"b{offset}")
 
@@ -248,75 +304,6 @@ class RegionEmitter(MemoryRegions):
             self.leave("near", literal(offset), extra)
         else:
             self.leave("far", self.binary("add", "%page", literal(offset)), extra)
-
-    def leave_to(self, helper: str, record: str, count: str, bias: str = "%bias") -> None:
-        place = self.value(f"load ptr, ptr {self.field(helper)}")
-        self.tail_call(place, record, count, bias)
-
-    def tail_call(self, target: str, record: str, count: str, bias: str) -> None:
-        self.emit(
-            f"musttail call preserve_nonecc void {target}(ptr %hart, ptr {record}, i64 {bias}, "
-            f"i64 {count}, ptr %tlb)"
-        )
-        self.terminate("ret void")
-
-    def record_at(self, offset: str) -> str:
-        place = self.binary("add", "%base", self.binary("shl", offset, "3"))
-        return self.pointer(place)
-
-    def emit_exits(self) -> None:
-        for how, sources in self.exits.items():
-            if not sources:
-                continue
-            self.label(f"exit_{how}")
-            wheres = ", ".join(f"[ {where}, %{block} ]" for block, where, _ in sources)
-            counts = ", ".join(f"[ {count}, %{block} ]" for block, _, count in sources)
-            where = self.value(f"phi i64 {wheres}")
-            count = self.value(f"phi i64 {counts}")
-            if how == "slow":
-                self.leave_to("execute_one", self.record_at(where), count)
-                continue
-            look, on = self.new_label(), self.new_label()
-            self.branch_if(self.due(count), look, on, _LIKELY_NOT)
-            self.label(look)
-            address = where if how == "far" else self.binary("add", "%page", where)
-            self.leave_to("far_jump", self.pointer(address), count, "0")
-            self.label(on)
-            bias = "%bias"
-            if how == "near":
-                record = self.record_at(where)
-            else:
-                record, bias = self.find(where, count)
-            self.arrive(record, count, bias, near=how == "near")
-
-    def arrive(self, record: str, count: str, bias: str, near: bool = False) -> None:
-        """Go on at a record outside: in another region, or in tier 0, which counts the heat.
-
-        Regions of one page that control changes between very often had better be one: `crossing`.
-        """
-        handler = self.value(f"load ptr, ptr {record}")
-        address = self.value(f"ptrtoint ptr {handler} to i64")
-        inside = self.binary("sub", address, self.read_field("engine"))
-        tier0, linked = self.new_label(), self.new_label()
-        size = self.read_field("engine_size")
-        self.branch_if(self.compare("ult", inside, size), tier0, linked)
-        self.label(tier0)
-        self.leave_to("way_out", record, count, bias)
-        self.label(linked)
-        if near:
-            self.leave_to("crossing", record, count, bias)
-        else:
-            self.tail_call(handler, record, count, bias)
-
-    def find(self, address: str, count: str) -> tuple[str, str]:
-        """The record of an address by the fetch TLB; a miss leaves to the engine."""
-        return lookup(
-            self, address, count, far_jump=self.value(f"load ptr, ptr {self.field('far_jump')}")
-        )
-
-    def due(self, count: str) -> str:
-        limit = self.value(f"load atomic i64, ptr {self.field('limit')} monotonic, align 8")
-        return self.compare("uge", count, limit)
 
     # --- what an instruction needs -------------------------------------------------------------
 

@@ -7,8 +7,8 @@ instructions; all others must be exact, and small.
   address; when there is none (a fault, a device, a store over code) tier 0 executes the
   instruction, before anything was changed.
 - The first access of a group (`groups.py`) looks for the group's whole span. When that lies in one
-  page and the TLB allows it, the members use its host address; else each asks the engine, which
-  finds by the TLB what is there. Which of the two, the address says: it is 0 in the second case.
+  page and the TLB allows it, the members use its host address; else control goes on in a copy of
+  the rest of the block (`RegionEmitter.emit_copies`), where each member asks the engine.
 - What comes out of a look is what makes a host address of a guest's, so that the two are never
   put together but in an instruction's operand.
 - In a loop, an access may go by the look of the turn before (`carried.py`).
@@ -29,14 +29,14 @@ from jit_proc.emit import TYPES
 from jit_proc.float_idioms import FloatIdioms
 from jit_proc.float_needs import DOUBLE, SINGLE, written
 from jit_proc.float_regions import Real
-from jit_proc.groups import Member, plan
+from jit_proc.groups import Member, kind_of, plan
 from jit_proc.handlers import UNLIKELY
 from jit_proc.select import Selection
-from protocol.layout import PAGE_SIZE, TLB_ENTRY
+from protocol.layout import LINE_SIZE, PAGE_SIZE, TLB_ENTRY
 from protocol.riscv.language import Call, Function
 
-PAGE, ADDEND, BOUND = range(3)  # words of what is carried
-NO_PAGE = "4095"  # carried: no address has these bits, when those of its size are left out
+START, BOUND, ADDEND = range(3)  # words of what is carried: good from `START`, so far
+NOWHERE = "4095"  # a lone load carries its page's address alone: none has these bits
 _LIKELY_NOT = ", !prof !1"
 
 
@@ -59,10 +59,10 @@ class MemoryRegions(FloatIdioms):
         super().__init__(selection)
         self.groups = plan(selection)
         self.carried = carried.plan(selection, self.groups)
+        self.stores = {o for o, s in selection.sites.items() if kind_of(s) == "store"}
         self.in_registers = {o for loop in self.carried.simple.values() for o in loop.looks}
-        self.shared: dict[int, str] = {}  # id of a group -> its host address, or 0
-        self._slow_value = ""  # of the access being emitted: what its slow path found
-        self._miss: list[str] = []  # and the text of that path
+        self.shared: dict[int, str] = {}  # id of a group -> its host address
+        self.apart = False  # whether a copy is emitted: no groups
         self.signed: dict[str, str] = {}  # loaded value -> from how many bits it was extended
 
     def pure(self, name: str, args: list[str]) -> str:
@@ -70,47 +70,137 @@ class MemoryRegions(FloatIdioms):
             return args[0]
         return super().pure(name, args)
 
-    def slow_place(self, address: str, size: str, helper: str) -> str:
+    # --- places ----------------------------------------------------------------------------
+
+    def place_of(self, address: str, size: int, kind: str) -> str:
+        """Host pointer of the access being emitted."""
+        member = self.groups.get(self.site.offset)
+        if member is None:
+            return self.place_alone(address, size, kind)
+        if not self.apart:
+            return self.place_in_group(member, address)
+        found = self.new_label()
+        place = self.ask(address, size, kind, found)
+        self.label(found)
+        return self.pointer(place)
+
+    def place_alone(self, address: str, size: int, kind: str) -> str:
+        go_on, miss, found = (self.new_label() for _ in range(3))
+        addend = self.look(address, size, kind, go_on, miss)
+        hit = self.label_name
+        self.label(miss)
+        place = self.ask(address, size, kind, found)
+        self.label(found)
+        other = self.binary("sub", place, address)
+        if self.carries():  # good for this access alone
+            self.forget([self.site.offset])
+            self.store_word(other, self.place_of_carried(self.site.offset, ADDEND))
+        self.jump_to(go_on)
+        self.label(go_on)
+        if self.carries():
+            addend = self.load_word(self.place_of_carried(self.site.offset, ADDEND))
+        else:
+            addend = self.value(f"phi i64 [ {addend}, %{hit} ], [ {other}, %{found} ]")
+        return self.address(self.pointer(addend), address)
+
+    def place_in_group(self, member: Member, address: str) -> str:
+        group = member.group
+        if member.first:
+            low = self.binary("sub", address, str(member.place))
+            go_on, miss, there, apart = (self.new_label() for _ in range(4))
+            addend = self.look(low, group.span, group.kind, go_on, miss)
+            hit = self.label_name
+            self.label(miss)
+            place = self.call_engine(address, member.size, group.kind)
+            self.branch_if(self.compare("eq", place, "0"), apart, there, _LIKELY_NOT)
+            self.label(there)  # the TLB has the first member's page, as far as it may
+            other = self.look(low, group.span, group.kind, go_on, apart, again=True)
+            there = self.label_name
+            self.label(apart)
+            self.leave_groups()
+            self.label(go_on)
+            if self.carries():
+                addend = self.load_word(self.place_of_carried(self.site.offset, ADDEND))
+            else:
+                addend = self.value(f"phi i64 [ {addend}, %{hit} ], [ {other}, %{there} ]")
+            self.shared[id(group)] = self.binary("add", low, addend)
+        return self.pointer(self.binary("add", self.shared[id(group)], str(member.place)))
+
+    def leave_groups(self) -> None:
+        """Go on in the copy, with the instruction being emitted."""
+        raise AssertionError
+
+    def call_engine(self, address: str, size: int, kind: str) -> str:
         """Host address by the engine's slow path; 0 when tier 0 has to execute the instruction."""
-        function = self.value(f"load ptr, ptr {self.field(helper)}")
+        function = self.value(f"load ptr, ptr {self.field(f'tlb_{kind}')}")
         return self.value(
             f"call preserve_mostcc i64 {function}(ptr %hart, i64 {address}, i64 {size})"
         )
 
-    # --- groups ----------------------------------------------------------------------------
+    def ask(self, address: str, size: int, kind: str, found: str) -> str:
+        """Host address by the engine's slow path, at `found`; else tier 0 has to do it."""
+        place = self.call_engine(address, size, kind)
+        self.branch_if(self.compare("eq", place, "0"), self.slow_label(), found, _LIKELY_NOT)
+        return place
 
-    def join_group(self, member: Member, address: str, alone: str) -> str:
-        """Begin the arm of a member whose group hits; its host pointer. Others go to `alone`."""
-        group = member.group
-        if member.first:
-            low = self.binary("sub", address, str(member.place))
-            if self.carries():
-                host = self.carry_group(low, group.span, group.kind, alone)
-            else:
-                host = self.binary("add", low, self.look(low, group.span, group.kind, alone))
-            self.shared[id(group)] = host
+    def look(
+        self, address: str, size: int, kind: str, go_on: str, miss: str, again: bool = False
+    ) -> str:
+        """What makes a host address of a guest's, at `go_on`; what does not hit goes to `miss`.
+
+        What the access carries is asked first, unless it was (`again`), and is then up to date.
+        """
+        if self.carries() and not again:
+            self.ask_carried(address, size, go_on)
+        if kind == "store":
+            entry = self.store_hit(address, size, miss)
         else:
-            host = self.shared[id(group)]
-            fast = self.new_label()
-            self.branch_if(self.compare("ne", host, "0"), fast, alone, UNLIKELY)
-            self.label(fast)
-        return self.pointer(self.binary("add", host, str(member.place)))
-
-    def look_again(self, member: Member, address: str) -> str:
-        """Behind the first member's slow path: the group's host address, if the TLB has it now."""
-        group = member.group
-        low = self.binary("sub", address, str(member.place))
-        tag = "read_tag" if group.kind == "load" else "write_tag"
-        condition, entry = self.hit(low, group.span, tag)
-        return self.select(
-            condition, self.binary("add", low, self.load_word(self.address(entry, 16))), "0"
-        )
+            good = self.new_label()
+            condition, entry = self.hit(address, size, "read_tag")
+            self.branch_if(condition, good, miss, UNLIKELY)
+            self.label(good)
+        addend = self.load_word(self.address(entry, TLB_ENTRY.offset("addend")))
+        if self.carries():
+            self.keep(address, size, kind, entry, addend)
+        self.jump_to(go_on)
+        return addend
 
     # --- carried looks ---------------------------------------------------------------------
 
     def carries(self) -> bool:
         """Whether the access being emitted carries its look."""
         return self.site.offset in self.in_registers or self.site.offset in self.carried.others
+
+    def by_page(self, offset: int) -> bool:
+        """Whether an access that carries is a lone load."""
+        return offset not in self.groups and offset not in self.stores
+
+    def ask_carried(self, address: str, size: int, go_on: str) -> None:
+        """To `go_on`, if what is carried is good for an access."""
+        here, look = self.site.offset, self.new_label()
+        start = self.load_word(self.place_of_carried(here, START))
+        if self.by_page(here):
+            same = self.compare("eq", self.binary("and", address, str(size - 1 - PAGE_SIZE)), start)
+        else:
+            place = self.binary("sub", address, start)
+            same = self.compare("ult", place, self.load_word(self.place_of_carried(here, BOUND)))
+        self.branch_if(same, go_on, look, UNLIKELY)
+        self.label(look)
+
+    def keep(self, address: str, size: int, kind: str, entry: str, addend: str) -> None:
+        """Carry what a look found."""
+        here = self.site.offset
+        start = self.binary("and", address, str(-PAGE_SIZE))
+        bound = str(PAGE_SIZE + 1 - size)
+        if kind == "store":  # data beside code: what was seen holds for the line
+            tag = self.load_word(self.address(entry, TLB_ENTRY.offset("write_tag")))
+            free = self.compare("eq", self.binary("and", tag, "1"), "0")
+            start = self.select(free, start, self.binary("and", address, str(-LINE_SIZE)))
+            bound = self.select(free, bound, str(LINE_SIZE + 1 - size))
+        self.store_word(start, self.place_of_carried(here, START))
+        if not self.by_page(here):
+            self.store_word(bound, self.place_of_carried(here, BOUND))
+        self.store_word(addend, self.place_of_carried(here, ADDEND))
 
     def place_of_carried(self, offset: int, word: int) -> str:
         """A word of what the access at an offset carries."""
@@ -136,110 +226,14 @@ class MemoryRegions(FloatIdioms):
     def forget(self, offsets: Iterable[int]) -> None:
         """What accesses carry is nothing from now on."""
         for offset in offsets:
-            word, value = (BOUND, "0") if offset in self.groups else (PAGE, NO_PAGE)
+            word, value = (START, NOWHERE) if self.by_page(offset) else (BOUND, "0")
             self.store_word(value, self.place_of_carried(offset, word))
-
-    def look(self, address: str, size: int, kind: str, miss: str) -> str:
-        """The addend of the TLB's entry for an access; what does not hit goes to `miss`."""
-        return self.look_for(address, size, kind, miss)[0]
-
-    def look_for(self, address: str, size: int, kind: str, miss: str) -> tuple[str, str]:
-        """The addend, and whether it is good for others of the page too: not for data beside code,
-        whose lines are to be looked at.
-        """
-        if kind == "store":
-            entry = self.store_hit(address, size, miss)
-        else:
-            good = self.new_label()
-            condition, entry = self.hit(address, size, "read_tag")
-            self.branch_if(condition, good, miss, UNLIKELY)
-            self.label(good)
-        free = "true"
-        if kind == "store":
-            tag = self.load_word(self.address(entry, TLB_ENTRY.offset("write_tag")))
-            free = self.compare("eq", self.binary("and", tag, "1"), "0")
-        return self.load_word(self.address(entry, TLB_ENTRY.offset("addend"))), free
-
-    def carry(self, address: str, size: int, kind: str) -> str:
-        """Host pointer of a lone access that carries its look."""
-        here = self.site.offset
-        page = self.binary("and", address, str(size - 1 - 4096))
-        go_on, look, miss, found = (self.new_label() for _ in range(4))
-        same = self.compare("eq", page, self.load_word(self.place_of_carried(here, PAGE)))
-        self.branch_if(same, go_on, look, UNLIKELY)
-        self.label(look)
-        addend, free = self.look_for(address, size, kind, miss)
-        page = self.select(free, self.binary("and", address, "-4096"), NO_PAGE)
-        self.store_word(page, self.place_of_carried(here, PAGE))
-        self.store_word(addend, self.place_of_carried(here, ADDEND))
-        self.jump_to(go_on)
-        self.label(miss)
-        place = self.slow_place(address, str(size), f"tlb_{kind}")
-        self.branch_if(self.compare("eq", place, "0"), self.slow_label(), found, _LIKELY_NOT)
-        self.label(found)  # for this access alone
-        self.store_word(NO_PAGE, self.place_of_carried(here, PAGE))
-        self.store_word(self.binary("sub", place, address), self.place_of_carried(here, ADDEND))
-        self.jump_to(go_on)
-        self.label(go_on)
-        addend = self.load_word(self.place_of_carried(here, ADDEND))
-        return self.address(self.pointer(addend), address)
-
-    def place_alone(self, address: str, size: int, kind: str) -> str:
-        """Host pointer of a lone access."""
-        if self.carries():
-            return self.carry(address, size, kind)
-        go_on, miss, found = (self.new_label() for _ in range(3))
-        addend = self.look(address, size, kind, miss)
-        hit = self.label_name
-        self.jump_to(go_on)
-        self.label(miss)
-        place = self.slow_place(address, str(size), f"tlb_{kind}")
-        self.branch_if(self.compare("eq", place, "0"), self.slow_label(), found, _LIKELY_NOT)
-        self.label(found)
-        other = self.binary("sub", place, address)
-        self.jump_to(go_on)
-        self.label(go_on)
-        addend = self.value(f"phi i64 [ {addend}, %{hit} ], [ {other}, %{found} ]")
-        return self.address(self.pointer(addend), address)
-
-    def carry_group(self, low: str, span: int, kind: str, miss: str) -> str:
-        """Host address of a group's first byte."""
-        here = self.site.offset
-        quick, look = self.new_label(), self.new_label()
-        place = self.binary("sub", low, self.load_word(self.place_of_carried(here, PAGE)))
-        same = self.compare("ult", place, self.load_word(self.place_of_carried(here, BOUND)))
-        self.branch_if(same, quick, look, UNLIKELY)
-        self.label(look)
-        addend, free = self.look_for(low, span, kind, miss)
-        self.store_word(self.binary("and", low, "-4096"), self.place_of_carried(here, PAGE))
-        self.store_word(addend, self.place_of_carried(here, ADDEND))
-        bound = self.select(free, str(PAGE_SIZE + 1 - span), "0")
-        self.store_word(bound, self.place_of_carried(here, BOUND))
-        self.jump_to(quick)
-        self.label(quick)
-        return self.binary("add", low, self.load_word(self.place_of_carried(here, ADDEND)))
 
     # --- loads -----------------------------------------------------------------------------
 
     def b_load(self, address: str, size: str) -> str:
-        bytes_ = int(size)
-        member = self.groups.get(self.site.offset)
-        if member is None:
-            pointer = self.place_alone(address, bytes_, "load")
-            return self._loaded(self._read(pointer, bytes_), bytes_)
-        found, after = self.new_label(), self.new_label()
-        pointer = self._begin(member, address, bytes_, found)
-        hit, quick = self.label_name, self._read(pointer, bytes_)
-        self.jump_to(after)
-        self.lines += self._miss
-        self.label(found)
-        slow = self._read(self.pointer(self._slow_value), bytes_)
-        again = self.look_again(member, address) if member.first else ""
-        self.jump_to(after)
-        self.label(after)
-        value = self.value(f"phi {self._kind(bytes_)} [ {quick}, %{hit} ], [ {slow}, %{found} ]")
-        self._share(member, hit, found, again)
-        return self._loaded(value, bytes_)
+        pointer = self.place_of(address, int(size), "load")
+        return self._loaded(self._read(pointer, int(size)), int(size))
 
     def _loaded(self, value: str, size: int) -> str:
         if self._kind(size) != TYPES["word"]:
@@ -247,24 +241,6 @@ class MemoryRegions(FloatIdioms):
         if self._signed(size):
             self.signed[value] = str(8 * size)
         return value
-
-    def _begin(self, member: Member, address: str, size: int, found: str) -> str:
-        """Begin the arm of a member whose group hits: its host pointer.
-
-        Puts aside the text of the other, which ends at `found`, a host address in `_slow_value`.
-        """
-        miss = self.new_label()
-        pointer = self.join_group(member, address, miss)
-        here, lines = self.label_name, self.lines
-        self.lines = []
-        self.label(miss)
-        self._slow_value = self.slow_place(address, str(size), f"tlb_{member.group.kind}")
-        self.branch_if(
-            self.compare("eq", self._slow_value, "0"), self.slow_label(), found, _LIKELY_NOT
-        )
-        self._miss, self.lines = self.lines, lines
-        self.label_name, self.done = here, False
-        return pointer
 
     def _kind(self, size: int) -> str:
         """What a floating-point register gets never is an integer."""
@@ -289,28 +265,4 @@ class MemoryRegions(FloatIdioms):
     # --- stores ----------------------------------------------------------------------------
 
     def b_store(self, address: str, value: str, size: str) -> None:
-        bytes_ = int(size)
-        member = self.groups.get(self.site.offset)
-        if member is None:
-            self.store_guest(value, self.place_alone(address, bytes_, "store"), bytes_)
-            return
-        found, after = self.new_label(), self.new_label()
-        pointer = self._begin(member, address, bytes_, found)
-        hit = self.label_name
-        self.store_guest(value, pointer, bytes_)
-        self.jump_to(after)
-        self.lines += self._miss
-        self.label(found)
-        self.store_guest(value, self.pointer(self._slow_value), bytes_)
-        again = self.look_again(member, address) if member.first else ""
-        self.jump_to(after)
-        self.label(after)
-        self._share(member, hit, found, again)
-
-    def _share(self, member: Member, hit: str, found: str, again: str) -> None:
-        """Where the arms of a group's first member come together: what the others go by."""
-        if again:
-            host = self.shared[id(member.group)]
-            self.shared[id(member.group)] = self.value(
-                f"phi i64 [ {host}, %{hit} ], [ {again}, %{found} ]"
-            )
+        self.store_guest(value, self.place_of(address, int(size), "store"), int(size))

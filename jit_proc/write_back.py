@@ -27,6 +27,7 @@ import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from jit_proc.groups import Member
 from jit_proc.select import Selection, Site
 from protocol.riscv.language import PURE_BUILTINS, Assign, Function, Local, Register
 
@@ -87,7 +88,7 @@ class Plan:
 class _Block:
     """A block's writes, as planning needs them."""
 
-    def __init__(self, sites: list[Site]) -> None:
+    def __init__(self, sites: list[Site], groups: Mapping[int, Member]) -> None:
         self.start = sites[0].offset
         self.ways_out = 0
         self.first: dict[str, int] = {}  # register -> ways out before it is first written
@@ -97,16 +98,17 @@ class _Block:
         self.last_site = sites[-1]
         self.opaque = False
         for site in sites:
-            self._add(site)
+            self._add(site, groups.get(site.offset))
 
-    def _add(self, site: Site) -> None:
+    def _add(self, site: Site, member: Member | None) -> None:
         if not is_simple(site):
             self.last.clear()
             self.opaque = True
             return
         assert site.decoded is not None
         effect = _effect(site.decoded.instruction.semantics)
-        self.ways_out += effect.ways_out
+        # Of a group, the first member alone may lead out; the copy that it leads to matters little.
+        self.ways_out += effect.ways_out if member is None or member.first else 0
         self.computing += effect.writes and not effect.ways_out
         target = site.decoded.operands.get("rd", 0) if effect.writes else 0
         if not target:
@@ -129,16 +131,16 @@ class _Block:
         return [offset for offset in found if offset in blocks]
 
 
-def _split(selection: Selection) -> dict[int, _Block]:
+def _split(selection: Selection, groups: Mapping[int, Member]) -> dict[int, _Block]:
     blocks: dict[int, _Block] = {}
     sites: list[Site] = []
     for offset in sorted(selection.sites):
         if sites and (offset in selection.leaders or sites[-1].end != offset):
-            blocks[sites[0].offset] = _Block(sites)
+            blocks[sites[0].offset] = _Block(sites, groups)
             sites = []
         sites.append(selection.sites[offset])
     if sites:
-        blocks[sites[0].offset] = _Block(sites)
+        blocks[sites[0].offset] = _Block(sites, groups)
     return blocks
 
 
@@ -156,9 +158,9 @@ def _ahead(blocks: dict[int, _Block]) -> dict[int, list[int]]:
     return ahead
 
 
-def plan(selection: Selection) -> Plan:
+def plan(selection: Selection, groups: Mapping[int, Member]) -> Plan:
     """What waits in a region."""
-    blocks = _split(selection)
+    blocks = _split(selection, groups)
     ahead = _ahead(blocks)
     soon = {start: dict(block.first) for start, block in blocks.items()}
 

@@ -21,7 +21,8 @@ hart's state is baked into the code but that FS is Dirty and frm valid, where fl
 point is used; that is checked at the entry.
 
 Invariants: translating is a pure function of the job; bytes outside `spans` had no influence.
-Guest accesses are volatile: one load or store each, in order, never hoisted out of a spin loop.
+Guest accesses are one load or store each, in order, never hoisted out of a spin loop: volatile,
+but for narrow loads where LLVM selects fast (`MemoryRegions._read`).
 
 Read next: `select.py` (what a region consists of), `region_memory.py`, `float_regions.py` (its
 accesses, its floating point), `handlers.py` (`ValueEmitter`), `worker.py` (who calls `translate`).
@@ -90,9 +91,14 @@ class RegionEmitter(RegionExits):
 
     def define(self) -> str:
         """The region's function, named `region`."""
-        order = sorted(self.selection.sites)
-        for offset in order:
-            self.emit_site(self.selection.sites[offset])
+        sites = [self.selection.sites[offset] for offset in sorted(self.selection.sites)]
+        for site in sites:
+            self.note_callees(site)
+        # Selected fast, each look for a NaN would take three instructions, as would a rotation;
+        # and long blocks without ways out cost little more.
+        self.fast = not self.float_ops & FP_BUILTINS and self.plan.longest < LONG_BLOCK
+        for site in sites:
+            self.emit_site(site)
         self.emit_copies()
         body, self.lines = self.lines, []
         self.done = False
@@ -170,7 +176,6 @@ class RegionEmitter(RegionExits):
             return
         function = site.decoded.instruction.semantics
         operands = {p: literal(v) for p, v in site.decoded.operands.items()}
-        self.note_callees(function)
         if self.kept is not None:
             self.kept.calls(self, site)
         if self.apart and site.offset in self.missed:
@@ -235,13 +240,15 @@ class RegionEmitter(RegionExits):
         """Whether the next site in the order of emission is the one behind it."""
         return not any(site.offset < o < site.end for o in self.selection.sites)
 
-    def note_callees(self, function: Function) -> None:
+    def note_callees(self, site: Site) -> None:
+        if site.decoded is None or not site.liftable:
+            return
+        function = site.decoded.instruction.semantics
         self.float_ops |= function.builtins & FP_BUILTINS
         if any(c.name in GUARDS for c in function.callees):
             self.float_ops |= {""}
         pending = [c for c in function.callees if c.name not in GUARDS | csr_regions.ROUTINES]
-        if self.site.decoded is not None:
-            pending += csr_regions.derived(self.site.decoded)
+        pending += csr_regions.derived(site.decoded)
         while pending:
             routine = pending.pop()
             self.routines[routine.name] = routine
@@ -462,6 +469,8 @@ declare i64 @llvm.ctlz.i64(i64, i1)
 declare i64 @llvm.cttz.i64(i64, i1)
 declare i64 @llvm.ctpop.i64(i64)
 declare i64 @llvm.bswap.i64(i64)
+declare i32 @llvm.expect.i32(i32, i32)
+declare i64 @llvm.expect.i64(i64, i64)
 declare i64 @llvm.fshl.i64(i64, i64, i64)
 !0 = !{!"branch_weights", i32 2000, i32 1}
 !1 = !{!"branch_weights", i32 1, i32 2000}
@@ -499,9 +508,5 @@ def translate(job: Job) -> Translation:
             "instcombine",
             "simplifycfg",
         ),
-        # Selected fast, each look for a NaN would take three instructions, as would a rotation;
-        # and long blocks without ways out cost little more.
-        isel="dag"
-        if emitter.float_ops & FP_BUILTINS or emitter.plan.longest >= LONG_BLOCK
-        else "fast",
+        isel="fast" if emitter.fast else "dag",
     )

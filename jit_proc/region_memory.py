@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from jit_proc import carried, fp
-from jit_proc.emit import TYPES
+from jit_proc.emit import TYPES, is_literal
 from jit_proc.float_idioms import FloatIdioms
 from jit_proc.float_needs import DOUBLE, SINGLE, written
 from jit_proc.float_regions import Real
@@ -37,6 +37,7 @@ from protocol.riscv.language import Call, Function
 
 START, BOUND, ADDEND = range(3)  # words of what is carried: good from `START`, so far
 NOWHERE = "4095"  # a lone load carries its page's address alone: none has these bits
+_SUMS = frozenset({"addw", "addiw", "subw", "mulw"})
 _LIKELY_NOT = ", !prof !1"
 
 
@@ -62,13 +63,32 @@ class MemoryRegions(FloatIdioms):
         self.stores = {o for o, s in selection.sites.items() if kind_of(s) == "store"}
         self.in_registers = {o for loop in self.carried.simple.values() for o in loop.looks}
         self.shared: dict[int, str] = {}  # id of a group -> its host address
+        self.fast = False  # whether LLVM is to select instructions fast
         self.apart = False  # whether a copy is emitted: no groups
         self.signed: dict[str, str] = {}  # loaded value -> from how many bits it was extended
 
     def pure(self, name: str, args: list[str]) -> str:
         if name == "sext" and self.signed.get(args[0]) == args[1]:
             return args[0]
+        if name == "sext" and args[1] == "32" and self.sums() and not is_literal(args[0]):
+            narrow = self.value(f"trunc i64 {args[0]} to i32")
+            return self.value(f"sext i32 {self.hidden(narrow, 'i32')} to i64")
         return super().pure(name, args)
+
+    def sums(self) -> bool:
+        """Whether the instruction is one of 32 bits that nothing is to be combined with."""
+        assert self.site.decoded is not None
+        return self.site.decoded.instruction.semantics.name in _SUMS
+
+    def hidden(self, value: str, kind: str) -> str:
+        """A value whose origin instcombine does not see, where instructions are selected fast.
+
+        It would make an extension two shifts, and compare a byte before it is extended: good for
+        who selects by patterns, an instruction more for who does not. It costs nothing itself.
+        """
+        if not self.fast:
+            return value
+        return self.value(f"call {kind} @llvm.expect.{kind}({kind} {value}, {kind} 0)")
 
     # --- places ----------------------------------------------------------------------------
 
@@ -257,10 +277,14 @@ class MemoryRegions(FloatIdioms):
         """The guest's access itself."""
         kind = self._kind(size)
         narrow = kind if kind != TYPES["word"] else f"i{8 * size}"
-        value = self.value(f"load volatile {narrow}, ptr {pointer}, align 1")
+        # Volatile forbids to load and extend at once where instructions are selected fast; none of
+        # the few passes moves a load there.
+        volatile = "" if self.fast and narrow != kind else "volatile "
+        value = self.value(f"load {volatile}{narrow}, ptr {pointer}, align 1")
         if narrow == kind:
             return value
-        return self.value(f"{'sext' if self._signed(size) else 'zext'} {narrow} {value} to i64")
+        value = self.value(f"{'sext' if self._signed(size) else 'zext'} {narrow} {value} to i64")
+        return self.hidden(value, "i64")
 
     # --- stores ----------------------------------------------------------------------------
 

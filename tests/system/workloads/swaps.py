@@ -126,7 +126,6 @@ class Guest:
                 self.lines += [Line(when, text.rstrip(b"\r"), *found) for text in whole]
             elif any(text.strip() == b"BEGIN" for text in whole):
                 counting = True
-                held = b""
                 self.begun.set()
 
     def _scheduled(self) -> tuple[float, float, float]:

@@ -141,6 +141,7 @@ class Broker:
         now = time.monotonic()
         self._stop_at = now if self._stopping else now + DRAIN_LIMIT
         self._stopping = reason
+        self.server.announce_end()
         os.eventfd_write(self._wake, 1)
 
     def run(self) -> None:

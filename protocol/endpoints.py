@@ -6,7 +6,8 @@ at a folder's owner nor at who listens already.
 Invariants:
 - A local endpoint lies in a folder that only its owner may enter.
 - One that other hosts can reach is refused without keys.
-- Two translators never listen at one local endpoint: the first holds a lock.
+- Two translators never listen at one local endpoint: the first holds a lock. When it has been told
+  to end, who comes next waits for it instead of being refused.
 
 Read next: `protocol.transport`, which opens the sockets.
 """
@@ -20,6 +21,7 @@ import re
 import secrets
 import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +30,9 @@ from protocol.errors import UserError
 if TYPE_CHECKING:
     from protocol.keys import Keys
 
+END_WAIT = 20.0  # seconds that who comes next grants one that ends
+_LOOK = 0.02  # seconds between two looks at whether it has
+_ENDING = b"ending"
 _SUN_PATH = 107  # bytes of a unix socket's path, Linux unix(7)
 _TCP = re.compile(r"tcp://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]|\*):([0-9]{1,5}|\*)")
 _LOOPBACK = re.compile(r"tcp://(127(\.[0-9]{1,3}){3}|localhost|\[::1\]):([0-9]{1,5}|\*)")
@@ -104,16 +109,22 @@ class Lock(NamedTuple):
     path: Path
     socket_path: Path
 
+    def announce_end(self) -> None:
+        """Let who comes next wait: this process is about to give the endpoint free."""
+        os.pwrite(self.fd, _ENDING, 0)
+
 
 def lock_endpoint(endpoint: str) -> Lock | None:
     """Take a local endpoint for this process; the kernel gives it free when the process ends.
 
-    libzmq unlinks a socket that is in the way before it binds, in use or not: hence a lock.
+    libzmq unlinks a socket that is in the way before it binds, in use or not: hence a lock. Waits
+    for one that ends, `END_WAIT` at most; raises UserError when the endpoint is in use otherwise.
     """
     if not endpoint.startswith("ipc://"):
         return None
     socket_path = Path(endpoint.removeprefix("ipc://"))
     path = socket_path.with_name(socket_path.name + ".lock")
+    last = time.monotonic() + END_WAIT
     while True:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -122,11 +133,16 @@ def lock_endpoint(endpoint: str) -> Lock | None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_ino == path.stat().st_ino:  # not one that is just being removed
+                os.ftruncate(fd, 0)
                 return Lock(fd, path, socket_path)
         except FileNotFoundError:
             pass
         except BlockingIOError:
+            ending = os.pread(fd, len(_ENDING), 0) == _ENDING
             os.close(fd)
+            if ending and time.monotonic() < last:
+                time.sleep(_LOOK)
+                continue
             raise UserError(
                 f"endpoint {endpoint} is in use: another translator listens there; "
                 "use it, or choose another endpoint"

@@ -386,14 +386,19 @@ class Server(_Socket):
             raise UserError(f"cannot listen at {self.endpoint}: {error.strerror}") from error
         return True
 
+    def announce_end(self) -> None:
+        """Let a successor that starts already wait for the endpoint."""
+        if self._lock is not None:
+            self._lock.announce_end()
+
     def close(self) -> None:
         """Close, and give the endpoint free."""
         super().close()
-        if self._lock is not None:
-            for path in (self._lock.socket_path, self._lock.path):
+        lock, self._lock = self._lock, None  # a signal's handler may announce the end again
+        if lock is not None:
+            for path in (lock.socket_path, lock.path):
                 path.unlink(missing_ok=True)
-            os.close(self._lock.fd)
-            self._lock = None
+            os.close(lock.fd)
 
 
 class Client(_Socket):

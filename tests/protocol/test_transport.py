@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zmq
@@ -246,6 +247,19 @@ def test_an_endpoint_in_use_is_refused(server: Server):
     again = Server(server.endpoint)
     again.close()
     again.close()
+
+
+def test_a_successor_waits_for_one_that_ends(server: Server):
+    server.announce_end()
+    with ThreadPoolExecutor() as executor:
+        coming = executor.submit(Server, server.endpoint)
+        with pytest.raises(TimeoutError):
+            coming.result(0.1)
+        server.close()
+        second = coming.result(DEADLINE)
+    with pytest.raises(UserError, match="is in use"):  # it has not announced anything
+        Server(second.endpoint)
+    second.close()
 
 
 def test_a_tcp_port_in_use_is_refused():

@@ -125,6 +125,7 @@ def test_an_upgrade_behind_the_same_endpoint(tmp_path: Path):
         with machine:
             machine.wait_event("region_published")
             first.process.terminate()
+            machine.wait_event("translator_lost")
             with running(better, first.endpoint) as second:
                 assert second.pid == machine.wait_event("translator_attached", 2)["pid"]
                 machine.wait_event("region_published", 2)

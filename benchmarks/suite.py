@@ -3,6 +3,7 @@
     python -m benchmarks.suite [--only NAME,...] [--rounds N] [--json FILE] [--plot FILE]
     python -m benchmarks.suite --quick --only sieve          coldboot beside QEMU, least of 5
     python -m benchmarks.suite --quick --beside ../other     and another tree of the sources
+    python -m benchmarks.suite --whole --only sieve          from a process's start to its end
 
 The problem: a machine gets faster and slower while it is measured, emulators start differently and
 translate at different times. So each round runs every contender once, one after the other; each
@@ -26,7 +27,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import contenders, figures, programs, report
+from benchmarks import contenders, figures, programs, report, whole
 from benchmarks.contenders import Contender
 from benchmarks.figures import Row
 from benchmarks.processes import Trace, watch
@@ -63,6 +64,13 @@ def arguments() -> ArgumentParser:
     )
     parser.add_argument(
         "--options", default="", metavar="TEXT", help="options for coldboot run, in one text"
+    )
+    parser.add_argument("--whole", action="store_true", help="whole runs, store empty and filled")
+    parser.add_argument(
+        "--last",
+        type=float,
+        default=whole.LAST,
+        help=f"with --whole: CPU seconds that QEMU is to need (default {whole.LAST})",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all that was measured")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture, SVG or PNG")
@@ -187,12 +195,31 @@ def show(rows: Sequence[Row], versions: dict[str, str], options: Namespace) -> N
     if options.plot:
         report.draw(rows, versions, options.plot)
     if options.markdown:
-        text = options.markdown.read_text(encoding="utf-8")
-        if text.count(MARK) != 1 or text.count(MARK_END) != 1:
-            raise UserError(f"{options.markdown} has not each of {MARK!r} and {MARK_END!r} once")
-        before, after = text.split(MARK)[0], text.split(MARK_END)[1]
-        text = f"{before}{MARK}\n\n{report.markdown(rows)}\n\n{MARK_END}{after}"
-        options.markdown.write_text(text, encoding="utf-8")
+        put(options.markdown, (MARK, MARK_END), report.markdown(rows))
+
+
+def put(document: Path, marks: tuple[str, str], table: str) -> None:
+    """Replace what stands between a document's marks. Raises UserError."""
+    text = document.read_text(encoding="utf-8")
+    if any(text.count(mark) != 1 for mark in marks):
+        raise UserError(f"{document} has not each of {marks[0]!r} and {marks[1]!r} once")
+    before, after = text.split(marks[0])[0], text.split(marks[1])[1]
+    document.write_text(f"{before}{marks[0]}\n\n{table}\n\n{marks[1]}{after}", encoding="utf-8")
+
+
+def whole_runs(options: Namespace) -> None:
+    """`--whole`: measure, or show what was; print, save."""
+    if options.seen:
+        found = whole.from_json(json.loads(options.seen.read_text(encoding="utf-8")))
+    else:
+        machine = contenders.coldboot(*options.options.split())
+        found = whole.measure(options, machine, contenders.qemu())
+    print(table := whole.markdown(found))
+    if options.json:
+        text = json.dumps(whole.as_json(found), indent=1)
+        options.json.write_text(text + "\n", encoding="utf-8")
+    if options.markdown:
+        put(options.markdown, whole.MARKS, table)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -206,12 +233,15 @@ def main(words: Sequence[str] | None = None) -> int:
             for program in programs.wanted(options.only):
                 print(f"{program.name:<12}{program.kind:<9}{program.what}")
             return 0
+        if options.rounds < 1 or options.seconds <= 0 or options.warm < 0 or options.last <= 0:
+            raise UserError("--rounds, --seconds and --last are above 0, --warm is not below")
+        if options.whole:
+            whole_runs(options)
+            return 0
         if options.seen:
             seen = json.loads(options.seen.read_text(encoding="utf-8"))
             show(*figures.from_json(seen), options)
             return 0
-        if options.rounds < 1 or options.seconds <= 0 or options.warm < 0:
-            raise UserError("--rounds and --seconds are above 0, --warm is not below")
         columns = [contenders.coldboot(*options.options.split())]
         for tree in options.beside:
             if not (tree / "cpu_proc").is_dir():

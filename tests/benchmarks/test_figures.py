@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import figures, report, suite
+from benchmarks import figures, report, suite, whole
 from benchmarks.figures import Cost, Row
 from benchmarks.processes import Sample, Trace
 
@@ -119,3 +119,47 @@ def test_a_document_s_table_is_put_between_its_marks(tmp_path: Path):
     assert "yesterday" not in text
     document.write_text("no marks")
     assert 2 == suite.main(words)
+
+
+def whole_row(qemu: list[float], cold: list[float | None]) -> whole.WholeRow:
+    """A row whose rounds took so long on the clock, and cost half of it."""
+    made: dict[str, list[whole.Whole | None]] = {
+        whole.QEMU: [whole.Whole(wall, wall / 2, 0.0, 40 << 20, 0) for wall in qemu],
+        whole.COLD: [
+            None if wall is None else whole.Whole(wall, wall / 2, 0.1, 30 << 20, 90 << 20)
+            for wall in cold
+        ],
+    }
+    return whole.WholeRow("sieve", "integer", 10, made)
+
+
+def test_a_whole_run_s_ratio_is_of_rounds_that_both_have():
+    row = whole_row([5.0, 100.0, 6.0], [2.0, None, 2.0])
+
+    assert 2.75 == row.ratio(whole.COLD, "wall") == row.ratio(whole.COLD, "cpu")
+    assert math.isnan(row.ratio(whole.WARM, "wall"))
+
+
+def test_the_table_of_whole_runs_names_what_is_slower_and_what_is_short():
+    found = {"versions": {whole.QEMU: "7.2"}, "rows": [whole_row([5.0], [10.0])]}
+    text = whole.markdown(found)
+
+    assert "| 0.50 | 0.50 | - | - | 30 + 90 | 40 |" in text
+    assert "0.50 on the clock (below 1.0: sieve)" in text
+    assert "QEMU runs less than" not in text
+    assert "QEMU runs less than 2 s: sieve" in whole.markdown(
+        {**found, "rows": [whole_row([2.0], [10.0])]}
+    )
+
+
+def test_a_whole_run_with_a_wrong_end_gives_no_figure():
+    row = whole.WholeRow("sieve", "integer", 2)
+    right = Trace(whole=Sample(2.0, 1.0, 0.5, 2), checksums=["a", "b"], status=0, memory=(7, 8))
+
+    assert whole.Whole(2.0, 1.5, 0.5, 7, 8) == whole.figure(row, whole.COLD, right, ["a", "b"])
+    assert {} == row.problems
+    for expected in (["a", "x"], ["a"], ["a", "b", "c"], None):
+        assert whole.figure(row, whole.COLD, right, expected) is None
+    right.status = 1
+    assert whole.figure(row, whole.WARM, right, ["a", "b"]) is None
+    assert {whole.COLD, whole.WARM} == row.problems.keys()

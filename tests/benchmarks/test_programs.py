@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import contenders, figures, processes, programs, suite
+from benchmarks import contenders, figures, processes, programs, suite, whole
 from benchmarks.processes import descendants, end, state, watch
 from protocol.errors import UserError
 from tests.oracle import QEMU, require
@@ -124,3 +124,22 @@ def test_without_a_compiler_one_line(
     assert "gcc-riscv64-unknown-elf" in capsys.readouterr().err
     with pytest.raises(UserError):
         programs.compilers()
+
+
+def test_whole_runs_beside_qemu(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    require(QEMU)
+    saved, document = tmp_path / "whole.json", tmp_path / "document.md"
+    document.write_text("\n".join(("before", *whole.MARKS, "after")))
+    words = ["--whole", "--only", "calls", "--rounds", "1", "--last", "0.05"]
+
+    assert 0 == suite.main([*words, "--json", str(saved), "--markdown", str(document)])
+
+    (found,) = json.loads(saved.read_text())["rows"]
+    assert {} == found["problems"]
+    assert {"cold", "warm", "qemu"} == found["rounds"].keys()
+    costs = [one for (one,) in found["rounds"].values()]
+    assert all(one["cpu"] > 0 and one["wall"] > 0 and one["memory_own"] > 0 for one in costs)
+    table = capsys.readouterr().out.strip()
+    assert f"before\n{whole.MARKS[0]}\n\n{table}\n\n{whole.MARKS[1]}\nafter" == document.read_text()
+    assert 0 == suite.main(["--whole", "--seen", str(saved)])
+    assert table == capsys.readouterr().out.strip()

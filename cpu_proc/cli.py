@@ -102,10 +102,17 @@ def _run(words: list[str]) -> int:
         wanted = options.log_items or options.log_json or options.log_file
         level = "info" if wanted else logs.DEFAULT_LEVEL
         logs.configure(json=options.log_json, level=level, file=options.log_file)
-    from cpu_proc import machine, native
+    from cpu_proc import translator_child
 
-    native.refuse_writable_code()
-    return exit_status(machine.run(options))
+    child = translator_child.early(options)  # it starts while the machine is made
+    try:
+        from cpu_proc import machine, native
+
+        native.refuse_writable_code()
+        return exit_status(machine.run(options, child))
+    finally:
+        if child is not None:
+            child.close(0)
 
 
 def _unwind_on_signals() -> None:

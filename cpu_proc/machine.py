@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from cpu_proc.swap import Swap
     from cpu_proc.trace_file import TraceFile
     from cpu_proc.translator import TranslatorLink
+    from cpu_proc.translator_child import TranslatorChild
     from protocol.transport import Connection
 
 log = get_logger("machine")
@@ -70,9 +71,15 @@ class Machine:
     """One machine. Construct it, `power_on`, `wait`; then `close`."""
 
     def __init__(
-        self, options: RunOptions, *, first_generations: FirstGenerations | None = None
+        self,
+        options: RunOptions,
+        *,
+        first_generations: FirstGenerations | None = None,
+        child: TranslatorChild | None = None,
     ) -> None:
-        """`first_generations`: for tests, where the counters begin. Raises UserError."""
+        """`first_generations`: for tests, where the counters begin. `child`: its translator, if it
+        was started already. Raises UserError.
+        """
         self.options = options
         self.lock = threading.RLock()
         self.made = False  # whether all parts are there
@@ -110,6 +117,7 @@ class Machine:
         self.host = HostApi(self)
         self.mistakes = mistakes.make(self)
         self.translator: TranslatorLink | None = None
+        self._child = child
         self.transport: Callable[[Connection], Connection] | None = None
         """What is put round each connection to the translator; the stress tool sets it."""
         self.control_socket: ControlSocket | None = None
@@ -203,7 +211,7 @@ class Machine:
         if self.options.translator != "none":
             from cpu_proc.translator import TranslatorLink
 
-            self.translator = TranslatorLink(self, self.options)
+            self.translator = TranslatorLink(self, self.options, self._child)
             self.translator.start()
         self.console.start()
         for hart in self.harts:
@@ -451,10 +459,10 @@ class Machine:
         log.info("hart_reset", hart=hart.index, pc=int(state.pc))
 
 
-def run(options: RunOptions) -> int:
-    """Run a machine to its end; the exit code of the process."""
+def run(options: RunOptions, child: TranslatorChild | None = None) -> int:
+    """Run a machine to its end; the exit code of the process. `child`: as of `Machine`."""
     sys.setswitchinterval(SWITCH_INTERVAL)
-    machine = Machine(options)
+    machine = Machine(options, child=child)
     try:
         if options.dump_dtb is not None:
             machine.dump_device_tree(options.dump_dtb)

@@ -61,11 +61,14 @@ POLL_LIMIT = 5.0
 class TranslatorLink:
     """One machine's link to its translator. Wishes may be put from any thread."""
 
-    def __init__(self, machine: Machine, options: RunOptions) -> None:
+    def __init__(
+        self, machine: Machine, options: RunOptions, child: TranslatorChild | None = None
+    ) -> None:
+        """`child`: the translator that was started for this machine already."""
         self._machine = machine
         self._options = options
         self._forced = options.threshold == 1
-        self._child = TranslatorChild(options)
+        self._child = child or TranslatorChild(options)
         self._endpoint = options.translator
         self._thread = threading.Thread(target=self._main, name="translator", daemon=True)
         self._mailbox: Mailbox[tuple[Any, ...]] | None = None
@@ -154,11 +157,7 @@ class TranslatorLink:
             self._thread.join(CLOSE_PATIENCE)
         if self._retiring is not None:
             self._retiring.answered({})
-        if self._child.pid is not None:
-            self._child.end(CLOSE_PATIENCE)
-            from protocol.transport import discard_endpoint
-
-            discard_endpoint(self._endpoint)  # in case it was killed
+        self._child.close(CLOSE_PATIENCE)
 
     @property
     def child_pid(self) -> int | None:
@@ -222,10 +221,9 @@ class TranslatorLink:
         from protocol.transport import Mailbox, Timers
 
         if self._options.translator == "embedded":
-            from protocol.transport import private_endpoint
-
-            self._endpoint = private_endpoint()
-            self._child.start(self._endpoint)
+            self._endpoint = self._child.endpoint
+            if self._child.pid is None:
+                self._child.start()
         machine = self._machine
         ram, ctrl = machine.guest.segment, machine.control.segment
         from protocol.messages import Segment
@@ -477,7 +475,7 @@ class TranslatorLink:
     def _reconnect(self) -> None:
         self._client.close()
         if self._options.translator == "embedded":
-            self._child.start(self._endpoint)
+            self._child.start()
         self._client = self._connect()
         self._act(self._session.connect(secrets.randbits(64) or 1))
 

@@ -1,7 +1,10 @@
 """The embedded translator's process: started, restarted and ended by its machine.
 
+The problem: it needs a while to start, and until then all of the guest is tier 0's work. So it is
+started first of all, by the main thread, and again, if it was lost, by the translator's thread.
+
 Invariants: one process at a time, and none is left behind by `end`; it ends by itself when this
-process dies (`--parent`). It may be started from the translator's thread only.
+process dies (`--parent`; more precisely, the thread that started it, of which both live on).
 
 Read next: `translator.py`, `jit_proc/__main__.py`.
 """
@@ -15,6 +18,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from protocol import mutants
+from protocol.endpoints import discard_endpoint, private_endpoint
 from protocol.logs import get_logger
 
 if TYPE_CHECKING:
@@ -23,12 +27,22 @@ if TYPE_CHECKING:
 log = get_logger("translator_link")
 
 
+def early(options: RunOptions) -> TranslatorChild | None:
+    """Start the child of a machine that is yet to be made; None if it is to have none."""
+    if options.translator != "embedded" or options.dump_dtb is not None:
+        return None
+    child = TranslatorChild(options)
+    child.start()
+    return child
+
+
 class TranslatorChild:
-    """The child of one machine; `endpoint` is where it shall answer."""
+    """The child of one machine; `endpoint` is where it answers."""
 
     def __init__(self, options: RunOptions) -> None:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self.endpoint = private_endpoint()
 
     @property
     def pid(self) -> int | None:
@@ -46,10 +60,11 @@ class TranslatorChild:
                         found += [int(word) for word in file.read().split()]
         return found
 
-    def start(self, endpoint: str) -> None:
+    def start(self) -> None:
+        """Start it, or another one."""
         self.end(0)  # of a lost one nothing is expected any more
         command = [sys.executable, "-m", *mutants.translator_module(), "--parent", str(os.getpid())]
-        command += ["--endpoint", endpoint]
+        command += ["--endpoint", self.endpoint]
         if self._options.cold:
             command += ["--store", "off"]
         if self._options.log_json:
@@ -63,6 +78,12 @@ class TranslatorChild:
             log.warning("translator_not_started", error=str(error))
             return
         log.info("translator_started", pid=self._process.pid)
+
+    def close(self, patience: float) -> None:
+        """End the child, and remove what it left if it was killed."""
+        if self._process is not None:
+            self.end(patience)
+            discard_endpoint(self.endpoint)
 
     def end(self, patience: float) -> None:
         """End the child, by a kill after `patience` seconds."""

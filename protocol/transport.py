@@ -421,8 +421,11 @@ class Client(_Socket):
         self.trouble = ""
         """Why there is no connection, as far as it is known; with keys only."""
         socket = self._open(self._zmq.DEALER)
-        socket.setsockopt(self._zmq.RECONNECT_IVL, 20)
-        socket.setsockopt(self._zmq.RECONNECT_IVL_MAX, 1000)
+        # A translator that starts on this host is there in a tenth of a second, and each moment
+        # without it is tier 0's work.
+        first, last = (20, 1000) if keys is not None else (4, 32)
+        socket.setsockopt(self._zmq.RECONNECT_IVL, first)
+        socket.setsockopt(self._zmq.RECONNECT_IVL_MAX, last)
         events = self._zmq.EVENT_DISCONNECTED
         if keys is not None:
             socket.setsockopt(self._zmq.IMMEDIATE, 1)

@@ -116,6 +116,8 @@ def _target_machine(level: int, isel: str, other: str) -> Any:
     )
 
 
+# Conditional moves stay what they are: most that a region has are counts of what was retired on two
+# ways, which LLVM would make branches that nobody can predict.
 _FAST = {
     "fast-isel": "true",
     "enable-misched": "false",
@@ -124,6 +126,7 @@ _FAST = {
     "disable-machine-licm": "true",
     "disable-constant-hoisting": "true",
     "disable-cgp": "true",
+    "x86-cmov-converter": "false",
 }
 _way = [DEFAULT_ISEL]  # in force
 

@@ -23,9 +23,9 @@ import functools
 import os
 import secrets
 import threading
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from cpu_proc.asking import Asker
 from cpu_proc.publisher import CodeSegment, Publisher
 from cpu_proc.retirement import Retiring
 from cpu_proc.swap import Swap
@@ -33,7 +33,6 @@ from cpu_proc.translator_child import TranslatorChild
 from protocol import mutants
 from protocol.backlog import Backlog as Backlog
 from protocol.errors import UserError
-from protocol.generations import Stamp
 from protocol.layout import LAYOUT_HASH
 from protocol.logs import Complaints, get_logger
 from protocol.riscv.identity import isa_hash
@@ -52,8 +51,6 @@ RETIRE_PATIENCE = 5.0  # seconds to wait for an answer; the session's own deadli
 ATTACH_PATIENCE = 30.0  # seconds to wait for a translator when every region is waited for
 FORCED_PATIENCE = 10.0  # seconds to wait for a region when every one is waited for
 CLOSE_PATIENCE = 2.0
-WINDOW = 6  # requests under way: workers are kept busy, and yet the hottest comes next
-MOST_MERGES = 3  # of a page, in an epoch
 _ASK_AGAIN = frozenset(("not_attached", "window_full", "send_queue_full", "timed_out"))
 POLL_LIMIT = 5.0
 
@@ -78,8 +75,8 @@ class TranslatorLink:
         self._first_epoch = machine.retirement.epoch
         self._code = CodeSegment()
         self._backlog = Backlog()
-        self._merges: Counter[int] = Counter()  # by page: how often its regions were to be one
         self._publisher = Publisher(machine, self._code, self._backlog, self._put)
+        self._asker = Asker(machine, self._backlog, self._publisher, self._forced)
         self._quiet: list[threading.Event] = []  # wait for no request outstanding
         self._retiring: Retiring | None = None  # the last retirement of everything
         self._attached = threading.Event()
@@ -300,8 +297,7 @@ class TranslatorLink:
                 self._void = False
                 self._told, self._retired = retiring, {}
                 self._swapped_in = self._swapped_in or cause == "backend_swap"
-                self._backlog.clear()
-                self._merges.clear()
+                self._asker.clear()
                 self._act(self._session.retire(epoch, cause))
                 self._code.tidy()
             case ("swap", swap):
@@ -313,41 +309,10 @@ class TranslatorLink:
                 self._act(self._session.close("machine ended"))
 
     def _feed(self) -> None:
-        """Ask for the hottest pages, as many as may be under way."""
-        session = self._session
-        while session.state == "attached" and session.outstanding < WINDOW and self._backlog:
-            if self._void:
-                return
-            page, slots, heat = self._backlog.take()
-            covered = self._machine.records.entry_slots(page)
-            wanted = [slot for slot in slots if slot not in covered]
-            if self._publisher.shortcuts is not None:
-                wanted = self._publisher.shorten(session.epoch, page, wanted)
-            if wanted:
-                known = tuple(sorted(covered))
-                # M27 needs a region with lines that nobody executed: it gets no advice.
-                blind = self._forced or mutants.armed("M27")
-                seen = b"" if blind else self._machine.records.seen_slots(page)
-                self._act(session.request(self._stamp(page), wanted, heat, 0, known, seen))
-            elif self._may_merge(page):
-                seen = self._machine.records.seen_slots(page)
-                self._act(session.request(self._stamp(page), covered, heat, 1, (), seen))
-
-    def _may_merge(self, page: int) -> bool:
-        """Whether the regions of a page shall be made one, for control changes between them often.
-
-        Not over and over: what is too large for one region stays several.
-        """
-        if self._forced or len(self._machine.records.regions.get(page, ())) < 2:
-            return False
-        self._merges[page] += 1
-        return self._merges[page] <= MOST_MERGES
-
-    def _stamp(self, page: int) -> Stamp:
-        words = self._machine.control.words
-        generation = self._machine.records.generation(page)
-        exact = int(self._options.icount is not None)
-        return Stamp(int(words.epoch), int(words.map_generation), page, generation, exact)
+        """Ask for what is hot, as much as may be under way."""
+        asks = self._asker.asks(self._session)
+        while not self._void and (actions := next(asks, None)) is not None:
+            self._act(actions)
 
     def _act(self, actions: list[MachineAction]) -> None:
         from protocol import session as s
@@ -384,6 +349,8 @@ class TranslatorLink:
                     self._timers.cancel(name)
                 case s.Publish(message, left):
                     self.counts["translated"] += 1
+                    for page in self._asker.answered(message):
+                        self._act(self._session.cancel_page(page))
                     if trace is not None:
                         trace.answered(message)
                     if left:
@@ -404,6 +371,7 @@ class TranslatorLink:
                     }
                 case s.RequestRefused(message):
                     self.counts[f"refused_{message.reason}"] += 1
+                    self._asker.answered(message)
                     if trace is not None:
                         trace.ended(message.id, f"refused: {message.reason}")
                     if self._publisher.shortcuts is not None:
@@ -411,6 +379,8 @@ class TranslatorLink:
                         self._publisher.shortcuts.refused(message, content)
                     if message.reason == "bytes_moved":
                         self._backlog.again(message.page, message.entries)
+                case s.RequestFailed(page=page) if self._asker.withdrawn(page):
+                    pass  # it is in the backlog still
                 case s.RequestFailed(page=page, entries=entries, reason=reason):
                     self.counts[f"failed_{reason}"] += 1
                     if reason in _ASK_AGAIN:

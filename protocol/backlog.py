@@ -36,6 +36,7 @@ class Backlog:
         self._pages: dict[int, tuple[int, Counter[int]]] = {}  # when it came, and its slots
         self._heap: list[tuple[int, int, int]] = []  # (-heat, -when it came, page); may be outdated
         self._numbers = count()
+        self._fresh: dict[int, None] = {}  # pages with slots that were not probed yet
         self._moved: Counter[int] = Counter()  # answers in a row that came too late, by page
 
     def __len__(self) -> int:
@@ -48,6 +49,8 @@ class Backlog:
                 self._pages[page] = next(self._numbers), Counter()
             number, known = self._pages[page]
             for slot in slots:
+                if slot not in known:
+                    self._fresh[page] = None
                 known[slot] += AGAIN if slot in known else 1
             heappush(self._heap, (-known.total(), -number, page))
         if len(self._pages) > LIMIT:
@@ -73,7 +76,27 @@ class Backlog:
             known = self._pages.get(page)
             if known is not None and known[0] == -number and known[1].total() == -heat:
                 del self._pages[page]
+                self._fresh.pop(page, None)
                 return page, sorted(known[1]), -heat
+
+    def probe(self) -> tuple[int, list[int]] | None:
+        """A page with slots that this has not told of yet, the latest first; it stays here."""
+        if not self._fresh:
+            return None
+        page, _ = self._fresh.popitem()
+        return page, sorted(self._pages[page][1])
+
+    def drop(self, page: int, slots: Iterable[int]) -> None:
+        """These are answered."""
+        if page in self._pages:
+            number, known = self._pages[page]
+            for slot in slots:
+                known.pop(slot, None)
+            if known:
+                heappush(self._heap, (-known.total(), -number, page))
+            else:
+                del self._pages[page]
+                self._fresh.pop(page, None)
 
     def _drop_coldest(self) -> None:
         """Go down to half the limit, and let go of what the heap holds beside."""
@@ -83,9 +106,11 @@ class Backlog:
         self._heap = order[: LIMIT // 2]
         for _, _, page in order[LIMIT // 2 :]:
             del self._pages[page]
+            self._fresh.pop(page, None)
 
     def clear(self) -> None:
         """Forget all."""
         self._pages.clear()
         self._heap.clear()
+        self._fresh.clear()
         self._moved.clear()

@@ -227,6 +227,10 @@ class MachineSession:
         self._requests.add(message, self._beat)
         return [*actions, Send(message)]
 
+    def asks_about(self, page: int) -> bool:
+        """Whether a request about the page is under way."""
+        return bool(self._requests.about(page))
+
     def cancel_page(self, page: int) -> list[MachineAction]:
         """The page's generation moved: no answer about it is wanted any more."""
         actions: list[MachineAction] = []

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from cpu_proc import native, translator
+from cpu_proc import asking, native, translator
+from cpu_proc.asking import MOST_MERGES
 from cpu_proc.records import Records
 from cpu_proc.retirement import Event, Retiring
 from cpu_proc.segments import ControlSegment, GuestMemory
-from cpu_proc.translator import MOST_MERGES, Backlog, TranslatorLink
+from cpu_proc.translator import Backlog, TranslatorLink
 from protocol import session
 from protocol.backlog import AGAIN
 from protocol.errors import UserError
@@ -366,10 +367,10 @@ def test_a_translator_that_does_not_fit_is_an_error_for_the_user(world):
 
 
 def test_a_stamp_is_the_counters_as_they_are(world):
-    stamp = world.link._stamp(HERE)
+    stamp = world.link._asker._stamp(HERE)
     assert (stamp.epoch, stamp.map_generation, stamp.page_generation) == (5, 2, 9)
     assert (stamp.page, stamp.state_word) == (HERE, 0)
-    assert World(icount=3).link._stamp(HERE).state_word == 1  # counted time: exact code
+    assert World(icount=3).link._asker._stamp(HERE).state_word == 1  # counted time: exact code
 
 
 def test_an_error_in_the_thread_stops_the_machine_and_frees_who_waits(world, monkeypatch):
@@ -440,21 +441,72 @@ def test_regions_of_one_page_that_are_found_hot_are_asked_for_as_one_some_times(
     assert asked == [(HERE, {0, 4}, 1)] * MOST_MERGES
 
 
-def test_no_more_than_the_window_is_under_way(world):
-    asked: list[int] = []
+def _asking(asked: list[Any], withdrawn: list[int]) -> Any:
+    """A session that two more requests may be made of, and that keeps what was asked."""
 
     class Session:
         state = "attached"
-        outstanding = translator.WINDOW - 2
+        outstanding = asking.WINDOW - 2
 
         def request(self, stamp: Any, slots: list[int], heat: int, *advice: Any) -> list[Any]:
-            asked.append(stamp.page)
+            asked.append((stamp.page, slots, heat))
             self.outstanding += 1
             return []
 
-    world.link._session = Session()
+        def asks_about(self, page: int) -> bool:
+            return any(page == earlier for earlier, _, _ in asked)
+
+        def cancel_page(self, page: int) -> list[Any]:
+            withdrawn.append(page)
+            self.outstanding -= 1
+            return [session.RequestFailed(page, 0, (0,), "superseded")]
+
+    return Session()
+
+
+def test_no_more_than_the_window_is_under_way(world):
+    asked: list[Any] = []
+    world.link._session = _asking(asked, [])
     for page in range(6):
         world.link._backlog.add({page: list(range(page + 1))})
     world.link._feed()
-    assert asked == [5, 4]
+    assert asked[:2] == [(5, [0, 1, 2, 3, 4, 5], 6), (4, [0, 1, 2, 3, 4], 5)]
+    assert [heat for _, _, heat in asked[2:]] == [0] * 4, "what only the store is to answer"
     assert len(world.link._backlog) == 4
+
+
+def test_what_the_store_knows_does_not_wait_for_what_it_does_not_know(world):
+    asked: list[Any] = []
+    withdrawn: list[int] = []
+    world.link._session = _asking(asked, withdrawn)
+    for page in range(6):
+        world.link._backlog.add({page: list(range(page + 1))})
+    world.link._feed()
+    assert [page for page, _, _ in asked] == [5, 4, 3, 2, 1, 0]
+    # Page 2 is answered from the store: so page 3, asked for earlier, is not there.
+    world.act(session.Publish(world.message(page=2, timings=Timings(*[0] * 9)), ()))
+    assert withdrawn == [3]
+    assert len(world.link._backlog) == 3, "without page 2"
+    # A request with heat is done: the hottest that is left is next, be it probed.
+    world.link._session.outstanding = asking.WINDOW - 1 + 2
+    world.link._feed()
+    assert asked[6:] == [(3, [0, 1, 2, 3], 4)]
+    world.link._session.outstanding = asking.WINDOW - 1 + 2
+    world.link._feed()
+    assert withdrawn == [3, 1], "its probe, before it is asked for with its heat"
+    assert asked[7:] == [(1, [0, 1], 2)]
+    assert world.link.counts == {"translated": 1}, "nothing failed"
+
+
+def test_an_empty_store_is_not_asked_for_ever(world):
+    asked: list[Any] = []
+    world.link._session = _asking(asked, [])
+    world.link._session.outstanding = asking.WINDOW
+    world.link._session.asks_about = lambda page: False
+    for number in range(3 * asking.CREDIT):
+        world.link._backlog.add({number % PAGES: [number]})
+        world.link._feed()
+        for page in range(PAGES):
+            world.act(session.RequestFailed(page, 0, (0,), "superseded"))
+    assert len(asked) == asking.CREDIT
+    assert len(world.link._backlog) == PAGES

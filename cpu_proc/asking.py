@@ -1,0 +1,149 @@
+"""What a machine asks its translator for, and in which order.
+
+The problem: few requests may wait for a worker, so that the hottest page comes next whenever one is
+done. But what lies in the content store is answered in a millisecond, and must not wait behind what
+has to be made: with a store that knows nearly all of a boot, six pages it did not know kept the
+others from being asked for until workers had started.
+
+So while that window is full, other pages are asked for with heat 0: *probes*. Those the store
+knows are answered at once. The others a worker would take last; the translator answers in order
+what is known, so an answer from the store to a later request says that they are not known there,
+and they are withdrawn. A page stays in the backlog until it was answered, and is probed once;
+before it is asked for with its heat, its probe is withdrawn.
+
+Invariants: about a page there are requests with heat, or one probe. At most `WINDOW` requests with
+heat are under way. Where probes are not answered from the store, as with an empty one, they end
+after `CREDIT` of them. All of it happens in the I/O thread.
+
+Read next: `protocol/backlog.py`, `translator.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from cpu_proc.publisher import WORKED
+from protocol import mutants
+from protocol.generations import Stamp
+from protocol.messages import Rejected, Translated
+
+if TYPE_CHECKING:
+    from cpu_proc.machine import Machine
+    from cpu_proc.publisher import Publisher
+    from protocol.backlog import Backlog
+    from protocol.session import MachineAction
+    from protocol.session_machine import MachineSession
+
+WINDOW = 6  # requests under way: workers are kept busy, and yet the hottest comes next
+PROBES = 24
+CREDIT = 16  # probes that may be in vain; each that is not gives a few more
+GAIN = 4
+MOST_MERGES = 3  # of a page, in an epoch
+
+
+class Asker:
+    """Takes from the backlog, and has a session ask."""
+
+    def __init__(
+        self, machine: Machine, backlog: Backlog, publisher: Publisher, forced: bool
+    ) -> None:
+        """`forced`: harts wait for each answer."""
+        self._machine = machine
+        self._backlog = backlog
+        self._publisher = publisher
+        self._forced = forced
+        self._merges: Counter[int] = Counter()  # by page: how often its regions were to be one
+        self._probes: dict[int, list[int]] = {}  # under way, the first that was asked for first
+        self._credit = CREDIT
+
+    def clear(self) -> None:
+        """Everything is retired."""
+        self._backlog.clear()
+        self._merges.clear()
+        self._probes.clear()
+        self._credit = CREDIT
+
+    def asks(self, session: MachineSession) -> Iterator[list[MachineAction]]:
+        """What is to be done to ask for the hottest, as much as may be under way."""
+        backlog, records = self._backlog, self._machine.records
+        while session.state == "attached" and self._room(session) and backlog:
+            page, slots, heat = backlog.take()
+            covered = records.entry_slots(page)
+            wanted = [slot for slot in slots if slot not in covered]
+            if self._publisher.shortcuts is not None:
+                wanted = self._publisher.shorten(session.epoch, page, wanted)
+            if wanted:
+                if page in self._probes:
+                    yield session.cancel_page(page)
+                yield self._ask(session, page, wanted, covered, heat)
+            elif self._may_merge(page):
+                seen = records.seen_slots(page)
+                yield session.request(self._stamp(page), covered, heat, 1, (), seen)
+        if self._forced or self._publisher.shortcuts is not None:
+            return
+        while session.state == "attached" and len(self._probes) < min(PROBES, self._credit):
+            found = backlog.probe()
+            if found is None:
+                return
+            page, slots = found
+            covered = records.entry_slots(page)
+            wanted = [slot for slot in slots if slot not in covered]
+            if wanted and not session.asks_about(page):
+                self._probes[page] = wanted
+                yield self._ask(session, page, wanted, covered, 0)
+
+    def answered(self, message: Translated | Rejected) -> list[int]:
+        """An answer came; the pages whose probes are to be withdrawn."""
+        page = message.page
+        probe = self._probes.get(page)
+        if probe is None:
+            return []
+        if isinstance(message, Rejected):
+            del self._probes[page]
+            self._backlog.drop(page, probe)
+            return []
+        earlier = list(takewhile(lambda other: other != page, self._probes))
+        del self._probes[page]
+        self._backlog.drop(page, probe)
+        if any(getattr(message.timings, name) for name in WORKED):
+            return []  # a worker had nothing else to do
+        self._credit = min(PROBES + CREDIT, self._credit + GAIN)
+        return earlier
+
+    def withdrawn(self, page: int) -> bool:
+        """Whether a probe was under way there; it is no longer."""
+        if self._probes.pop(page, None) is None:
+            return False
+        self._credit -= 1
+        return True
+
+    def _room(self, session: MachineSession) -> bool:
+        return session.outstanding - len(self._probes) < WINDOW
+
+    def _ask(
+        self, session: MachineSession, page: int, wanted: list[int], covered: set[int], heat: int
+    ) -> list[MachineAction]:
+        known = tuple(sorted(covered))
+        # M27 needs a region with lines that nobody executed: it gets no advice.
+        blind = self._forced or mutants.armed("M27")
+        seen = b"" if blind else self._machine.records.seen_slots(page)
+        return session.request(self._stamp(page), wanted, heat, 0, known, seen)
+
+    def _may_merge(self, page: int) -> bool:
+        """Whether the regions of a page shall be made one, for control changes between them often.
+
+        Not over and over: what is too large for one region stays several.
+        """
+        if self._forced or len(self._machine.records.regions.get(page, ())) < 2:
+            return False
+        self._merges[page] += 1
+        return self._merges[page] <= MOST_MERGES
+
+    def _stamp(self, page: int) -> Stamp:
+        words = self._machine.control.words
+        generation = self._machine.records.generation(page)
+        exact = int(self._machine.options.icount is not None)
+        return Stamp(int(words.epoch), int(words.map_generation), page, generation, exact)

@@ -17,6 +17,7 @@ import os
 import re
 import select
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -196,6 +197,7 @@ def run(arguments: list[str] | None = None) -> int:
 
         print(listing(), end="")
         return 0
+    worker = _early_worker(asked)
     from jit_proc.service_options import Options
 
     chosen = {
@@ -215,12 +217,26 @@ def run(arguments: list[str] | None = None) -> int:
         )
         if (value := getattr(asked, name)) is not None
     }
-    options = Options(**chosen)
+    options = Options(**chosen, worker=worker)
     if asked.build_engine:
         return _build_engine(options)
     if asked.listen is None and asked.keys is not None:
         raise UserError("translator: --keys goes with --listen")
     return _serve(options, asked.listen, asked.keys)
+
+
+def _early_worker(asked: argparse.Namespace) -> subprocess.Popen[bytes] | None:
+    """A worker, while the rest is imported, if one machine waits and nothing can be kept for it."""
+    if asked.parent is None or asked.build_engine or asked.listen is not None:
+        return None
+    if asked.store == "disk":
+        from protocol.engine_image import cache_folder
+
+        if any((asked.cache or cache_folder()).glob("translations-*.sqlite")):
+            return None
+    from jit_proc.process import start_worker
+
+    return start_worker(asked.lifter, asked.engine, asked.nice)
 
 
 def _serve(options: object, listen: str | None, folder: Path | None) -> int:

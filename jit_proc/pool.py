@@ -25,18 +25,17 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from jit_proc.backends.llvm import DEFAULT_LIFTER
 from jit_proc.job import AnyJob, Crash, EngineJob, Frames, Outcome, Ready, Refusal, encode
-from jit_proc.process import child_environment
+from jit_proc.process import start_worker
 from jit_proc.worker import DEFAULT_ENGINE, DEFAULT_NICE
-from protocol import mutants
 from protocol.logs import get_logger
 
 START_LIMIT = 30.0  # seconds until a worker is ready
@@ -88,18 +87,19 @@ class Pool:
         nice: int = DEFAULT_NICE,
         translate_limit: float = TRANSLATE_LIMIT,
         clock: Callable[[], float] = time.monotonic,
+        first: subprocess.Popen[bytes] | None = None,
     ) -> None:
-        """Describe `count` workers; `start()` starts them. Limits in seconds of `clock`."""
+        """Describe `count` workers; `start()` starts them. Limits in seconds of `clock`. `first`:
+        one of them, started already.
+        """
         if count < 1:
             raise ValueError(f"a pool of {count} workers")
         self.count = count
         self.broken = ""
         self.started = 0
         self.died = 0
-        self._command = [sys.executable, "-m", "jit_proc.worker", "--parent", str(os.getpid())]
-        self._command += ["--lifter", lifter, "--engine", engine, "--nice", str(nice)]
-        if armed := mutants.all_armed():
-            self._command += ["--armed", ",".join(armed)]
+        self._start = partial(start_worker, lifter, engine, nice)
+        self._first = first
         self._translate_limit = translate_limit
         self._clock = clock
         self._workers: list[_Worker] = []
@@ -183,18 +183,9 @@ class Pool:
     # --- one worker ----------------------------------------------------------------------------
 
     def _spawn(self) -> None:
-        process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=child_environment(),
-        )
+        process, self._first = self._first or self._start(), None
         assert process.stdout is not None
         assert process.stderr is not None
-        for pipe in (process.stdout, process.stderr):
-            os.set_blocking(pipe.fileno(), False)
         self._workers.append(
             _Worker(
                 process,

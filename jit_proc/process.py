@@ -13,7 +13,11 @@ import mmap
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
+
+from protocol import mutants
 
 _PR_SET_PDEATHSIG = 1
 
@@ -62,3 +66,28 @@ def child_environment() -> dict[str, str]:
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+def start_worker(
+    lifter: str | None, engine: str | None, nice: int | None
+) -> subprocess.Popen[bytes]:
+    """A worker's process (`worker.py`); None: its own defaults."""
+    command = [sys.executable, "-m", "jit_proc.worker", "--parent", str(os.getpid())]
+    for name, value in (("--lifter", lifter), ("--engine", engine), ("--nice", nice)):
+        if value is not None:
+            command += [name, str(value)]
+    if armed := mutants.all_armed():
+        command += ["--armed", ",".join(armed)]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        env=child_environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    for pipe in (process.stdout, process.stderr):
+        os.set_blocking(pipe.fileno(), False)
+    return process

@@ -5,6 +5,7 @@ Read next: `__main__.py` (the command line), `service.py` (who obeys).
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,8 @@ DEFAULT_QUEUE = 1024
 class Options:
     """How a translator is run. `code_space` in bytes, a segment for each machine and epoch;
     `machines`: served at a time; `queue`: requests of one machine that may wait; `store`
-    and `store_size` (bytes on disk): where translations are kept; `cache`: the folder for that.
+    and `store_size` (bytes on disk): where translations are kept; `cache`: the folder for that;
+    `worker`: one that was started already.
     """
 
     endpoint: str = field(default_factory=default_endpoint)
@@ -37,8 +39,15 @@ class Options:
     cache: Path | None = None
     store: content_store.Mode = "disk"
     store_size: int = content_store.DEFAULT_DISK
+    worker: subprocess.Popen[bytes] | None = None
 
 
 def make_pool(options: Options) -> Pool:
     """The workers these options ask for, not started yet."""
-    return Pool(options.workers, lifter=options.lifter, engine=options.engine, nice=options.nice)
+    return Pool(
+        options.workers,
+        lifter=options.lifter,
+        engine=options.engine,
+        nice=options.nice,
+        first=options.worker,
+    )

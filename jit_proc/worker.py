@@ -11,8 +11,9 @@ Invariants:
 - A job's own failure (a lifter's refusal, IR that does not verify, an image that cannot be linked,
   a bug in the lifter) is an outcome, not an end. Only LLVM ends it, or a kill.
 - It ends with its broker: end of input, or the parent-death signal while LLVM works.
-- It gives way to the machine: `nice` is raised before the first job. On two cores a guest's hart
-  runs on undisturbed while its code is being made (`--nice 0` to measure without).
+- It gives way to the machine: `nice` is raised before the first job; to be ready comes first. On
+  two cores a guest's hart runs on undisturbed while its code is made (`--nice 0` to measure
+  without).
 
 Run as `python -m jit_proc.worker`; only `pool.py` has a reason to.
 """
@@ -84,11 +85,12 @@ def resolve(name: str) -> Any:
     return getattr(importlib.import_module(module), function)
 
 
-def serve(source: int, sink: BinaryIO, lifter: str, engine: str) -> None:
+def serve(source: int, sink: BinaryIO, lifter: str, engine: str, nice: int) -> None:
     """Answer jobs from the descriptor `source` on `sink` until the end of input."""
     from jit_proc.llvm import identity
 
     _warm_up(lifter)
+    os.nice(nice)
     give_up_writable_code()
     sink.write(encode(Ready(identity())))
     frames = Frames()
@@ -122,11 +124,10 @@ def main(arguments: list[str] | None = None) -> int:
     mutants.arm(filter(None, options.armed.split(",")))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the broker to handle
     die_with_parent(options.parent, signal.SIGKILL)
-    os.nice(options.nice)
     answers = os.dup(1)
     os.dup2(2, 1)
     with contextlib.suppress(BrokenPipeError), open(answers, "wb", buffering=0) as sink:
-        serve(0, sink, options.lifter, options.engine)
+        serve(0, sink, options.lifter, options.engine, options.nice)
     return 0
 
 

@@ -142,7 +142,7 @@ def test_a_worker_builds_the_engine(make: Make) -> None:
 def test_workers_that_cannot_start_break_the_pool_once_and_for_all(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jit_proc.pool.child_environment", lambda: {"PYTHONHOME": "/nowhere"})
+    monkeypatch.setattr("jit_proc.process.child_environment", lambda: {"PYTHONHOME": "/nowhere"})
     pool = make()
     pool.submit(1, job())
     refusal = wait(pool)[1]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cpu_proc.hart import Hart
     from cpu_proc.machine import Machine
 
-VERSION = 1
+VERSION = 2
 LAST = 12  # retirements told
 PATIENCE = 2.0  # seconds for either side of a question
 HEAD_START = 0.2  # seconds a machine is left alone: no guest waits for our imports

@@ -11,6 +11,7 @@ Read next: `hart.py`, `retirement.py`, `memory_hooks.py`.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from cpu_proc import culprit, explain
@@ -89,10 +90,11 @@ class Exits:
         state = hart.state
         if machine.mistakes is not None and machine.mistakes.serve(hart):
             return
+        began = time.monotonic()  # the hart waits for the lock too
         with machine.lock:
             page = machine.records.page_of(state.exit_page)
             if state.exit_page == 0:
-                self._serve_two_pages(hart)
+                self._serve_two_pages(hart, began)
             elif page is not None:
                 more = explain.before_store(machine, hart, page)
                 retired = machine.records.retire_regions(page, state.exit_lines)
@@ -101,6 +103,7 @@ class Exits:
                         "guest_store",
                         Who("hart", did="store", hart=hart.index, pc=more.pop("pc")),
                         explain.where(machine, page, **more),
+                        began=began,
                         page=page,
                         regions=retired,
                         pc=int(state.pc),
@@ -114,7 +117,7 @@ class Exits:
         if machine.mistakes is not None:
             machine.mistakes.stored(hart)
 
-    def _serve_two_pages(self, hart: Hart) -> None:
+    def _serve_two_pages(self, hart: Hart, began: float) -> None:
         """One instruction wrote to code in two pages, and the hart names neither."""
         machine = self._machine
         count = sum(
@@ -122,7 +125,8 @@ class Exits:
         )
         pc = culprit.store_pc(hart.state)
         who = Who("hart", did="store over a page's edge", hart=hart.index, pc=pc)
-        machine.retirement.note("guest_store", who, regions=count, pc=int(hart.state.pc))
+        pc_now = int(hart.state.pc)
+        machine.retirement.note("guest_store", who, began=began, regions=count, pc=pc_now)
 
     def htif(self) -> None:
         machine = self._machine

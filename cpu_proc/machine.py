@@ -446,7 +446,7 @@ class Machine:
 
         Interrupt lines and the timer's compare register are the devices' and stay.
         """
-        state = hart.state
+        state, began = hart.state, time.monotonic()
         # It left for a retirement that it has not come to yet. (M37: which is forgotten.)
         if state.exit_lines and not mutants.armed("M37"):
             self.exits.retirement(hart)
@@ -455,7 +455,7 @@ class Machine:
         state.irq, state.mtimecmp = lines, timer
         state.fatal = int(self.options.fatal != "none")
         hart.wake.set()
-        self.retirement.note("hart_reset", hart=hart.index)
+        self.retirement.note("hart_reset", began=began, hart=hart.index)
         log.info("hart_reset", hart=hart.index, pc=int(state.pc))
 
 

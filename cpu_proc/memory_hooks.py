@@ -9,6 +9,7 @@ Read next: `memory_map.py` (who calls), `records.py`, `exits.py` (stores of hart
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from cpu_proc import explain
@@ -47,12 +48,13 @@ class MemoryHooks:
             part = min(end - offset, PAGE_SIZE - offset % PAGE_SIZE)
             page = backing.page(offset)
             known = offset // PAGE_SIZE in pages
-            before = machine.records.generation(page)
+            before, began = machine.records.generation(page), time.monotonic()
             if known and machine.records.written(page, offset % PAGE_SIZE, part):
                 machine.retirement.note(
                     "memory_write",
                     machine.culprits.current(machine.memory.doing),
                     explain.where(machine, page, before, lines=lines_of(offset % PAGE_SIZE, part)),
+                    began=began,
                     page=page,
                     regions=len(machine.records.gone),
                 )
@@ -77,7 +79,7 @@ class MemoryHooks:
         )
 
     def committed(self, generation: int) -> None:
-        machine = self._machine
+        machine, began = self._machine, time.monotonic()
         machine.control.words.map_generation = generation
         log.info("map_committed", generation=generation)
         if not hasattr(machine, "harts"):
@@ -88,5 +90,8 @@ class MemoryHooks:
             hart.load_map(machine.control.pages_address, machine.guest.segment.address)
         if machine.made:
             machine.retirement.note(
-                "remap", more=explain.map_change(machine, generation), generation=generation
+                "remap",
+                more=explain.map_change(machine, generation),
+                began=began,
+                generation=generation,
             )

@@ -61,7 +61,7 @@ HART_COUNTERS = {
     "device_accesses": "accesses to devices",
 }
 HART_STATES = ("native", "python", "sleeps")
-LATENCY = "how long retirements of everything took"
+LATENCY = "how long retirements took that Python had a part in"
 MACHINE = "coldboot_machine"
 
 
@@ -207,7 +207,7 @@ def machine_metrics(told: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[M
     retired = family(counter, "retirements", "what was retired", "cause")
     requests = family(counter, "requests", "what became of requests for regions", "outcome")
     phases = family(counter, "phase_seconds", "where the time of regions went", "phase")
-    latency = family(HistogramMetricFamily, "retirement_seconds", LATENCY, "part")
+    latency = family(HistogramMetricFamily, "retirement_seconds", LATENCY, "cause", "part")
     for name, one in told:
         info.add_metric([name, one["guest"], one["backend"]], 1)
         for key, metric in single.items():
@@ -230,9 +230,10 @@ def machine_metrics(told: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[M
                 metric.add_metric([name, key], value)
         for phase, microseconds in one["phases_us"].items():
             phases.add_metric([name, phase], microseconds / 1e6)
-        for part, histogram in one["latency"].items():
+        for histogram in one["latency"]:
             ends = [*map(str, BOUNDS), "+Inf"]
             buckets = list(zip(ends, accumulate(histogram["buckets"]), strict=True))
-            latency.add_metric([name, part], buckets, histogram["sum"])
+            at = [name, histogram["cause"], histogram["part"]]
+            latency.add_metric(at, buckets, histogram["sum"])
     yield from (info, *single.values(), resets, *harts.values(), states, leaves, devices, retired)
     yield from (requests, phases, latency)

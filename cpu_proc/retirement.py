@@ -117,7 +117,7 @@ class Retirement:
         self.epoch = first_epoch
         self.history: deque[Event] = deque(maxlen=HISTORY)
         self.counts: Counter[str] = Counter()
-        self.latency = Latencies()  # of everything
+        self.latency = Latencies()
         self.number = 0  # of the last event
         self._numbering = threading.Lock()
         self.told: list[Callable[[Event], None]] = []  # are called with each event
@@ -211,6 +211,7 @@ class Retirement:
         )
         self._enter(event)
         self.latency.add(
+            event.cause,
             harts_out=event.waited_ms,
             records=event.records_ms,
             translator=event.translator_ms,
@@ -236,9 +237,16 @@ class Retirement:
             return self.number
 
     def note(
-        self, cause: str, who: Who | None = None, more: dict[str, Any] | None = None, **details: Any
+        self,
+        cause: str,
+        who: Who | None = None,
+        more: dict[str, Any] | None = None,
+        *,
+        began: float,
+        **details: Any,
     ) -> None:
-        """Enter a retirement of some bytes, or of lookups, into the book."""
+        """Enter a retirement of some bytes, or of lookups, into the book. `began`: monotonic."""
+        self.latency.add(cause, whole=(time.monotonic() - began) * 1e3)
         event = Event(
             self.now(),
             cause,

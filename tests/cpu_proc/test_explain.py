@@ -243,7 +243,8 @@ def test_what_does_not_fit_is_counted_and_told(
     monkeypatch.setattr(explain_file, "LIMIT", 5)
     one = machine("-translator", "none")
     for _ in range(40):
-        one.retirement.note("memory_write", None, {"memory": ("ram", 0)}, began=0, page=0, regions=0)
+        more = {"memory": ("ram", 0)}
+        one.retirement.note("memory_write", more=more, began=0.0, page=0, regions=0)
     one.close()
 
     lines = read(tmp_path)

@@ -195,14 +195,14 @@ def test_it_is_entered_into_the_book(world):
 def test_without_a_translator_it_ends_here(world):
     world.retirement.everything("system_reset")
     world.retirement.everything("system_reset")
-    world.retirement.note("guest_store", page=3, regions=1)
+    world.retirement.note("guest_store", began=0.0, page=3, regions=1)
     assert world.retirement.epoch == world.control.words.epoch == 3
     assert world.retirement.summary() == ["retirements (epoch 3): guest_store 1, system_reset 2"]
 
 
 def test_the_book_is_bounded_but_counts_go_on(world):
     for number in range(HISTORY + 10):
-        world.retirement.note("guest_store", page=number)
+        world.retirement.note("guest_store", began=0.0, page=number)
     assert len(world.retirement.history) == HISTORY
     assert world.retirement.counts["guest_store"] == HISTORY + 10
     assert world.retirement.history[-1].details == {"page": HISTORY + 9}

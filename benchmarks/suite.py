@@ -213,11 +213,11 @@ def whole_runs(options: Namespace) -> None:
         found = whole.from_json(json.loads(options.seen.read_text(encoding="utf-8")))
     else:
         machine = contenders.coldboot(*options.options.split())
-        found = whole.measure(options, machine, contenders.qemu())
+        for found in whole.measure(options, machine, contenders.qemu(), _tell):
+            if options.json:  # after each round: who has enough may end it
+                text = json.dumps(whole.as_json(found), indent=1)
+                options.json.write_text(text + "\n", encoding="utf-8")
     print(table := whole.markdown(found))
-    if options.json:
-        text = json.dumps(whole.as_json(found), indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
     if options.markdown:
         put(options.markdown, whole.MARKS, table)
 

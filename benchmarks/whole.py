@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import tempfile
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,10 @@ def engine(machine: Contender) -> Path:
     return Path(done.stdout.strip())
 
 
-def measure(options: Namespace, machine: Contender, qemu: Contender) -> dict[str, Any]:
-    """All programs, all rounds."""
+def measure(
+    options: Namespace, machine: Contender, qemu: Contender, tell: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    """All programs; after each round, what is known by then."""
     with tempfile.TemporaryDirectory(prefix="coldboot-bench-") as name:
         folder = Path(name)
         work = []
@@ -151,13 +153,16 @@ def measure(options: Namespace, machine: Contender, qemu: Contender) -> dict[str
         for one in built:
             chunks = calibrated(one, qemu, options.last, folder)
             work.append((one, WholeRow(one.program.name, one.program.kind, chunks)))
-        for _ in range(options.rounds):
+        found = {
+            "versions": {COLD: machine.version, QEMU: qemu.version},
+            "rows": [row for _, row in work],
+        }
+        for number in range(options.rounds):
             for one, row in work:
+                tell(f"round {number + 1} of {options.rounds}: {row.program}")
                 one_round(one, row, machine, qemu, folder, image)
-    return {
-        "versions": {COLD: machine.version, QEMU: qemu.version},
-        "rows": [row for _, row in work],
-    }
+            tell("")
+            yield found
 
 
 def markdown(found: Mapping[str, Any]) -> str:

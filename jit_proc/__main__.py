@@ -184,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(arguments: list[str] | None = None) -> int:
     """Parse `arguments` and serve. Raises UserError."""
+    gc.disable()  # until all is imported: nothing of that is garbage
     asked = _parser().parse_args(arguments)
     if asked.parent is not None:
         from jit_proc.process import die_with_parent
@@ -258,6 +259,7 @@ def _serve(options: object, listen: str | None, folder: Path | None) -> int:
     log.info("service_started", endpoint=broker.server.endpoint, workers=options.workers)
     tell_service_manager("READY=1")
     gc.freeze()  # modules and the like stay: no machine waits while they are looked through
+    gc.enable()
     try:
         broker.run()
     finally:

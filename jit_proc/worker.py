@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -87,9 +88,12 @@ def resolve(name: str) -> Any:
 
 def serve(source: int, sink: BinaryIO, lifter: str, engine: str, nice: int) -> None:
     """Answer jobs from the descriptor `source` on `sink` until the end of input."""
+    gc.disable()  # nothing of what is imported is garbage
     from jit_proc.llvm import identity
 
     _warm_up(lifter)
+    gc.freeze()
+    gc.enable()
     os.nice(nice)
     give_up_writable_code()
     sink.write(encode(Ready(identity())))

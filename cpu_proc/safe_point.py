@@ -161,10 +161,13 @@ class SafePoint:
             try:
                 self._gate.notify_all()
                 while True:
+                    if self._working:  # it may be a step of this very hart, which calls it
+                        self._gate.wait()
+                        continue
                     hart.state.attention = 0
-                    if self._work and not self._running and not self._working:
+                    if self._work and not self._running:
                         self._do_all()
-                    elif self._work or self._working or (self._holds and not self._ended):
+                    elif self._work or (self._holds and not self._ended):
                         self._gate.wait()
                     else:
                         break

@@ -161,6 +161,19 @@ def test_steps_and_registers(machine: Maker):
     goes_on(here)
 
 
+def test_a_step_is_one_instruction_whoever_waits_with_its_hart(machine: Maker):
+    # It is done by the thread of any hart; the hart's own wakes up beside it, and waits on.
+    here = machine("-translator", "none", "-smp", "4")
+    here.power_on()
+    until(lambda: all(h.state.count > 1000 for h in here.harts), "harts that run")
+    here.host.pause()
+    count = here.host.get_register(0, "count")
+    for number in range(1, 301):
+        here.host.step_hart(0, 20.0)
+        assert here.host.get_register(0, "count") == count + number
+    here.host.resume()
+
+
 def test_a_step_whose_store_patches_code_retires_it(machine: Maker):
     here = machine("-threshold", "1")
     here.power_on()

@@ -344,6 +344,10 @@ class Machine:
             return
         self.safe_point.post(functools.partial(self._reset, guest, reason))
 
+    def request_powerdown(self) -> None:
+        """Tell QMP's clients of a power button; the board has none that a guest could see."""
+        self.tell("POWERDOWN")
+
     def request_swap(self, backend: str) -> Swap:
         """Have another backend (`NAME` or `NAME,OPTION=VALUE,...`) translate from now on.
 

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 SWAP_PATIENCE = 10.0  # seconds to wait for a swap
 ALIASES = {"?": "help", "q": "quit", "info": "info status", "exit": "quit", "c": "cont"}
 
+NO_BUTTON = (
+    "told to who listens by QMP; the guest is not: this board has no power button, "
+    "as QEMU's virt for RISC-V has none. Power off within it, or quit"
+)
+
 
 class Command(NamedTuple):
     """A row of the table. `notation`: its argument's; in brackets if it may be left out."""
@@ -57,6 +62,7 @@ class Commands:
                 "save|restore FILE", "the machine to a file, or from one", self._snapshot
             ),
             "system_reset": Command("", "reset the machine", self._reset),
+            "system_powerdown": Command("", "press a power button", self._powerdown),
             "quit": Command("", "leave the emulator", self._quit),
         }
 
@@ -131,8 +137,12 @@ class Commands:
         return "snapshot: save FILE or restore FILE is expected"
 
     def _reset(self, _: str) -> str:
-        self._machine.request_reset()
+        self._machine.request_reset(guest=False)
         return ""
+
+    def _powerdown(self, _: str) -> str:
+        self._machine.request_powerdown()
+        return NO_BUTTON
 
     def _quit(self, _: str) -> str:
         self._machine.request_quit()

@@ -17,7 +17,7 @@ Read next: `qmp_commands.py` (the commands), `qmp_server.py`, `docs/control.md`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 LONGEST = 1 << 20  # bytes of one object
@@ -29,6 +29,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
     "boolean": (bool,),
+    "array": (list,),
 }
 
 
@@ -154,7 +155,7 @@ class Session:
             if name != "qmp_capabilities":
                 text = "Expecting capabilities negotiation with 'qmp_capabilities'"
                 raise QmpError(text, "CommandNotFound")
-            return Command({"enable": "list?"}, self._negotiate)
+            return Command({"enable": "array?"}, self._negotiate)
         if name == "qmp_capabilities":
             text = "Capabilities negotiation is already complete, command ignored"
             raise QmpError(text, "CommandNotFound")
@@ -162,9 +163,9 @@ class Session:
             raise QmpError(f"The command {name} has not been found", "CommandNotFound")
         return self._commands[name]
 
-    def _negotiate(self, enable: object = ()) -> dict[str, Any]:
+    def _negotiate(self, enable: Sequence[object] = ()) -> dict[str, Any]:
         if enable:
-            raise QmpError("Capability is not available: there are none")
+            raise QmpError(f"Parameter 'enable' does not accept value '{enable[0]}'")
         self.negotiated = True
         return {}
 
@@ -212,6 +213,6 @@ def _check(wanted: Mapping[str, str], given: Mapping[str, Any]) -> None:
             if not notation.endswith("?"):
                 raise QmpError(f"Parameter '{name}' is missing")
             continue
-        value, types = given[name], _TYPES.get(kind, (list,))
+        value, types = given[name], _TYPES[kind]
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise QmpError(f"Invalid parameter type for '{name}', expected: {kind}")

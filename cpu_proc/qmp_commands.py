@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 log = get_logger("qmp")
 SWAP_PATIENCE = 60.0  # seconds; a backend may have a process to start
 SHOWN = 10  # retirements, unless told otherwise
-NO_BUTTON = (
-    "system_powerdown: this board has no power button, as QEMU's virt for RISC-V has none; "
-    "have the guest power off by its own command, or quit"
-)
 
 
 class QmpCommands:
@@ -102,7 +98,7 @@ class QmpCommands:
         return [
             {
                 "cpu-index": hart.index,
-                "qom-path": f"/machine/hart[{hart.index}]",
+                "qom-path": f"/machine/soc0/harts[{hart.index}]",
                 "thread-id": threads.get(hart.index, 0),
                 "props": {"core-id": hart.index},
                 "target": "riscv64",
@@ -111,7 +107,7 @@ class QmpCommands:
         ]
 
     def _memory_size(self) -> dict[str, int]:
-        return {"base-memory": self._machine.options.ram_size, "plugged-memory": 0}
+        return {"base-memory": self._machine.options.ram_size}
 
     def _stop(self) -> dict[str, Any]:
         self._machine.host.stop()
@@ -126,7 +122,8 @@ class QmpCommands:
         return {}
 
     def _powerdown(self) -> dict[str, Any]:
-        raise QmpError(NO_BUTTON)
+        self._machine.request_powerdown()
+        return {}
 
     def _quit(self) -> dict[str, Any]:
         self._machine.end(0, reason="host-qmp-quit")
@@ -163,8 +160,9 @@ class QmpCommands:
         try:
             with open(filename, "wb") as file:
                 file.write(data)
-        except (OSError, ValueError) as error:
-            raise QmpError(f"Could not open '{filename}': {error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
+            why = error.strerror if isinstance(error, OSError) else error
+            raise QmpError(f"Could not open '{filename}': {why}") from error
 
     def _hart(self, index: int) -> int:
         if not 0 <= index < len(self._machine.harts):

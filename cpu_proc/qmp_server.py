@@ -52,6 +52,7 @@ class _Client:
         self.out = bytearray()
         self.lock = threading.Lock()
         self.gone = False
+        self.listens = False  # to events: once it has its answer to `qmp_capabilities`
         self._server = server
         threading.Thread(target=self._work, name="qmp-client", daemon=True).start()
 
@@ -65,7 +66,10 @@ class _Client:
 
     def _work(self) -> None:
         while (request := self.requests.get()) is not None:
-            self.send(self.session.answer(request))
+            answer = self.session.answer(request)
+            self._server.spread()  # what the command did is heard of before its answer
+            self.send(answer)
+            self.listens = self.session.negotiated
             with self.lock:
                 self.waiting -= 1
             self._server.wake()
@@ -79,6 +83,7 @@ class QmpServer:
         self.commands = QmpCommands(machine)
         self._events: deque[dict[str, Any]] = deque()
         self._clients: dict[int, _Client] = {}
+        self._spreading = threading.Lock()
         self._listener = listener
         self._wake = wake
         self._closing = False
@@ -99,6 +104,15 @@ class QmpServer:
         self._events.append(message)
         self.wake()
 
+    def spread(self) -> None:
+        """Have what was told so far sent, in its order. From the threads of this server."""
+        with self._spreading:
+            while self._events:
+                event = self._events.popleft()
+                for client in list(self._clients.values()):
+                    if client.listens:
+                        client.send(event)
+
     def close(self) -> None:
         """Have `serve` send what is pending, and return."""
         self._closing = True
@@ -110,11 +124,7 @@ class QmpServer:
         """Serve until `close`."""
         deadline = None
         while True:
-            while self._events:
-                event = self._events.popleft()
-                for client in self._clients.values():
-                    if client.session.negotiated:
-                        client.send(event)
+            self.spread()
             if self._closing:
                 deadline = deadline or time.monotonic() + CLOSE_PATIENCE
                 pending = any(c.out or c.waiting for c in self._clients.values())

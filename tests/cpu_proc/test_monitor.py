@@ -107,6 +107,7 @@ def test_mistakes_are_told_in_a_line(machine: Machine):
     assert "unknown command 'quit now'" in machine.command("quit now")
     assert "swap: NAME[,OPTION=VALUE] is expected\n" == machine.command("swap")
     assert "this machine has no translator" in machine.command("swap reference")
+    assert "no power button" in machine.command("system_powerdown")
     assert "" == machine.command("  ")
 
 

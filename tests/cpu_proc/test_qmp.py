@@ -245,7 +245,7 @@ def test_qemu_s_own_client(served: Path):
     asyncio.run(asyncio.wait_for(talk(), DEADLINE))
 
 
-LIKE_QEMU = (
+LIKE_QEMU: tuple[Any, ...] = (
     {"execute": "query-status"},  # before negotiation
     {"execute": "qmp_capabilities", "arguments": {"enable": "oob"}},
     {"execute": "qmp_capabilities", "arguments": {"more": 1}, "id": [1]},

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
 import msgpack  # type: ignore[import-untyped]
 
 from protocol.fields import RejectReason
+from protocol.plain import dataclass
 
 MAX_FRAME = 256 << 20
 

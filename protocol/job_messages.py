@@ -21,7 +21,6 @@ Read next: `jit_proc/agent_session.py` and `jit_proc/agent_clients.py`, the two 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from protocol.fields import (
@@ -43,6 +42,7 @@ from protocol.fields import (
 )
 from protocol.layout import PAGE_SIZE, SLOTS_PER_PAGE
 from protocol.message_base import Message, check_ascending, check_region, message
+from protocol.plain import dataclass
 
 MAX_PIECE = 32768
 """Bytes of code in one message."""

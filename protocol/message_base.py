@@ -12,13 +12,13 @@ remote translator).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple, TypeVar
 
 from protocol.fields import U64
 from protocol.generations import lines_of
 from protocol.layout import PAGE_SIZE
+from protocol.plain import dataclass
 
 Sender = Literal["machine", "translator", "both", "agent", "remote"]
 

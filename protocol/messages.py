@@ -23,7 +23,6 @@ Read next: `protocol.codec` (bytes), `protocol.session_machine` and `protocol.se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from protocol.fields import (
@@ -89,6 +88,7 @@ from protocol.message_base import (
 from protocol.message_base import (
     message as _message,
 )
+from protocol.plain import dataclass
 
 PROTOCOL_VERSION = 3
 """Both sides must have the same; every message carries it. Raised by any change to a message, a

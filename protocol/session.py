@@ -12,8 +12,6 @@ Read next: `protocol.session_machine`, `protocol.session_translator`; `protocol.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from protocol.generations import Epoch
 from protocol.messages import (
     Attach,
@@ -26,6 +24,7 @@ from protocol.messages import (
     Translate,
     Translated,
 )
+from protocol.plain import dataclass
 
 # --- both sides ----------------------------------------------------------------------------------
 

@@ -11,9 +11,10 @@ Read next: `protocol.session_machine`, `protocol.session_translator`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from protocol.messages import Entry, Segment, Span, Timings
+from protocol.plain import dataclass
 
 
 @dataclass(frozen=True, slots=True)

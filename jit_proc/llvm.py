@@ -80,6 +80,8 @@ def _initialize() -> None:
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     binding.initialize_native_asmparser()
+    # It turns one register that steps through memory into several that do.
+    binding.set_option("", "--disable-lsr")
     binding.set_option("", f"--jump-table-density={JUMP_TABLE_DENSITY}")
 
 
@@ -121,7 +123,6 @@ def _target_machine(level: int, isel: str, other: str) -> Any:
 _FAST = {
     "fast-isel": "true",
     "enable-misched": "false",
-    "disable-lsr": "true",
     "disable-machine-sink": "true",
     "disable-machine-licm": "true",
     "disable-constant-hoisting": "true",

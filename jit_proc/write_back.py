@@ -16,7 +16,8 @@ Invariants:
   that is owed there, each way to another block all that the block does not take over (`inherits`).
   So a plan can be bad, but not wrong.
 - An owed register may be paid twice: what a region holds of it is always its value.
-- Instructions that do more than compute, load, store and branch are preceded by payment of all.
+- Instructions that do more than compute (floating point too), load, store and branch are preceded
+  by payment of all.
 
 Read next: `lift.py` (`pay`), `groups.py` (another plan for blocks).
 """
@@ -29,12 +30,14 @@ from dataclasses import dataclass, field
 
 from jit_proc.groups import Member
 from jit_proc.select import Selection, Site
-from protocol.riscv.language import PURE_BUILTINS, Assign, Function, Local, Register
+from protocol.riscv.language import FP_BUILTINS, PURE_BUILTINS, Assign, Function, Local, Register
 
 MOST_WAYS_OUT = 2
 _ROUNDS = 3  # how many blocks ahead planning looks
 _WAYS_OUT = frozenset({"load", "store"})
-_SIMPLE = PURE_BUILTINS | _WAYS_OUT | {"branch"}
+_SIMPLE = PURE_BUILTINS | FP_BUILTINS | _WAYS_OUT | {"branch"}
+# What floating point calls: of the hart's memory it sees other words than integer registers.
+_FLOAT = frozenset({"check_fp", "requires_fp", "dirty_fp", "rounding", "box", "unbox"})
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,9 @@ def _effect(function: Function) -> _Effect:
         and any(n.target is t for n in always)
         for t in targets
     )
+    called = {callee.name for callee in function.callees}
     return _Effect(
-        simple=plain and not function.callees and function.builtins <= _SIMPLE,
+        simple=plain and called <= _FLOAT and function.builtins <= _SIMPLE,
         writes=any(isinstance(t, Register) and t.file == "X" for t in targets),
         ways_out=len(function.builtins & _WAYS_OUT),
     )

@@ -1,12 +1,14 @@
-"""`python -m tests.deploy.confined UNIT COMMAND...`: run a command as confined as a unit's process.
+"""`python -m tests.deploy.confined UNIT [PLACE=FOLDER...] COMMAND...`: a command, as confined.
 
 Problem: the units must be tried where no systemd runs. What the kernel refuses a process comes from
 a few calls that systemd makes before it starts one; the same calls are made here, from the same
-lines of the unit: no new privileges, capabilities, network, and its filters of system calls, made
-with the library that systemd makes them with (libseccomp; groups like @system-service are told by
-systemd-analyze). What it does by mounts (ProtectSystem and the like) is not.
+lines of the unit: no new privileges, capabilities, network, its mounts (`mounts.py`), and its
+filters of system calls, made with the library that systemd makes them with (libseccomp; groups like
+@system-service are told by systemd-analyze). What it does by control groups (IPAddressDeny,
+SocketBindDeny, DevicePolicy, limits) is not. FOLDER stands for PLACE, as in /run/coldboot=FOLDER.
+Without root there are neither mounts nor a network namespace.
 
-Read next: `unit_file.py`, `test_systemd.py`.
+Read next: `mounts.py`, `unit_file.py`, `test_systemd.py`.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import itertools
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from tests.deploy import unit_file
+from tests.deploy import mounts, unit_file
 
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000  # SCMP_ACT_ALLOW, SCMP_ACT_ERRNO
 NOT, EQUAL, MASKED = 1, 4, 7  # SCMP_CMP_*
@@ -28,6 +31,7 @@ PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 24, 38, 47
 CLONE_NEWNET = 0x40000000
 NAMESPACES = 0x7E020080  # all CLONE_NEW*
 WRITE, EXECUTE, SHM_EXEC = 2, 4, 0o100000
+INSTANCE = "one"  # of the machines
 FAMILIES = 46  # address families that Linux knows
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -105,8 +109,8 @@ def _check(status: int, what: str) -> None:
         raise OSError(code, f"{what}: {os.strerror(code)}")
 
 
-def confine(unit: Mapping[str, Sequence[str]]) -> None:
-    """Put this process, for good, under what `unit` says."""
+def confine(unit: Mapping[str, Sequence[str]], lent: Sequence[str]) -> None:
+    """Put this process, for good, under what `unit` says. `lent`: PLACE=FOLDER, each."""
 
     def says(name: str, value: str = "yes") -> bool:
         return unit.get(name, [""])[-1] == value
@@ -145,6 +149,8 @@ def confine(unit: Mapping[str, Sequence[str]]) -> None:
 
     os.umask(int(unit["UMask"][-1], 8))
     root = os.geteuid() == 0
+    if root:
+        mounts.apply(unit, INSTANCE, lent)
     if root and says("PrivateNetwork"):
         _check(_libc.unshare(CLONE_NEWNET), "unshare")
     if root and says("CapabilityBoundingSet", ""):
@@ -159,5 +165,7 @@ def confine(unit: Mapping[str, Sequence[str]]) -> None:
 
 
 if __name__ == "__main__":
-    confine(unit_file.read(sys.argv[1]))
-    os.execvp(sys.argv[2], sys.argv[2:])
+    words = sys.argv[2:]
+    lent = list(itertools.takewhile(lambda word: "=" in word, words))
+    confine(unit_file.read(sys.argv[1]), lent)
+    os.execvp(words[len(lent)], words[len(lent) :])

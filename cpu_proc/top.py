@@ -111,7 +111,14 @@ def app(observer: Observer, period: float = PERIOD) -> App[None]:
         raise UserError("top: the package textual is missing: pip install coldboot[top]") from error
 
     class Top(App[None]):
-        CSS = "DataTable { height: auto; max-height: 50%; } Sparkline { height: 4; margin: 1; }"
+        CSS = """
+        DataTable { height: auto; }
+        #machines { max-height: 40%; }
+        #translators { max-height: 25%; margin-top: 1; }
+        #speed { margin-top: 1; }
+        Sparkline { height: 4; }
+        #retirements { height: 1fr; margin-top: 1; text-wrap: nowrap; text-overflow: ellipsis; }
+        """
         BINDINGS: ClassVar[list[BindingType]] = [("q", "quit", "leave"), ("p", "pause", "pause")]
         TITLE = "coldboot top"
 
@@ -122,10 +129,10 @@ def app(observer: Observer, period: float = PERIOD) -> App[None]:
 
         def compose(self) -> ComposeResult:
             yield DataTable(id="machines", cursor_type="row")
+            yield DataTable(id="translators", cursor_type="none")
             yield Label("", id="speed")
             yield Sparkline([], id="graph")
             yield Static("", id="retirements", markup=False)
-            yield DataTable(id="translators", cursor_type="none")
             yield Footer()
 
         def on_mount(self) -> None:
@@ -192,9 +199,15 @@ def app(observer: Observer, period: float = PERIOD) -> App[None]:
                 graph.data = []
                 last.update("")
                 return
-            label.update(f"machine {one.name}: {one.mips:.1f} million instructions a second{state}")
-            graph.data = list(one.speeds)
-            lines = one.told["last"][-SHOWN:]
-            last.update("\n".join(lines) or "nothing was retired so far")
+            another = " (↑↓ for another)" if len(observer.machines) > 1 else ""
+            speeds = list(one.speeds) or [0.0]
+            label.update(
+                f"machine {one.name}{another}: {one.mips:.1f} MIPS{state}; last {len(speeds)} "
+                f"looks, {min(speeds):.1f} to {max(speeds):.1f}:"
+            )
+            graph.data = speeds
+            lines = one.told["last"][: -SHOWN - 1 : -1]
+            title = f"last retirements of machine {one.name}, the newest first:"
+            last.update("\n".join([title, *lines]) if lines else "nothing was retired so far")
 
     return Top()

@@ -107,7 +107,8 @@ PATCHED = RESTLESS.replace(
     "again:",
     """
 again:
-    li t4, 3000000
+    mv t4, s7
+    slli s7, s7, 1          # in the end it runs long enough for its region to come
 1:
     addi t4, t4, -1
     bnez t4, 1b
@@ -117,7 +118,7 @@ again:
     fence.i
     j again
 """,
-)
+).replace("main:", "main:\n    li s7, 3000000")
 """The same, but that it writes to its loop again and again."""
 
 

@@ -70,6 +70,7 @@ def test_a_machine_comes_is_followed_and_goes(machine: subprocess.Popen[bytes], 
             assert "2" == cells(app)[0]["epoch"]
             await until(app, lambda: len(app.query_one(Sparkline).data or ()) > 1, "a graph")
             said = str(app.query_one("#retirements", Static).render())
+            assert said.startswith(f"last retirements of machine {machine.pid}")
             assert "system_reset" in said
             await until(app, lambda: bool(cells(app, "#translators")), "its translator")
             row = cells(app, "#translators")[0]

@@ -28,6 +28,7 @@ help:
 	@echo "make model   check the model of the protocol, and that it finds each mistake (needs spin, gcc)"
 	@echo "make stress  let guests look for stale code: STRESS=\"--minutes 60\" for longer"
 	@echo "make bench   programs here, on QEMU, on Unicorn and on the host: BENCH=\"--quick\" is shorter"
+	@echo "make bench-boot  Debian's kernel to its shell beside QEMU, store empty and filled"
 	@echo "make bench-retirement  what retiring code costs, beside QEMU"
 	@echo "make lint    style, types, and the arrows between packages"
 	@echo "make format  put the sources in the project's style"
@@ -81,7 +82,7 @@ bench: $(READY)
 # Beside QEMU on this machine; prints ratios, asserts nothing.
 bench-boot: $(READY) guests
 	@$(BYTECODE)
-	$(BIN)/python benchmarks/boot.py
+	$(BIN)/python -m benchmarks.boot $(BENCH)
 
 # What retiring code costs, beside QEMU. Options: make bench-retirement BENCH="--runs 5 --json costs.json"
 bench-retirement: $(READY)

@@ -2,12 +2,12 @@
 
 Each round boots every way once, one after the other, so that a machine that gets slower or faster
 meanwhile treats all alike: QEMU, coldboot with an empty store (tier 0's engine is there: it is made
-once for a toolchain), and coldboot with the store that an earlier boot left. With the kernel's
+once for a toolchain), and coldboot with the store that earlier boots left. With the kernel's
 default command line and with `cryptomgr.notests`. Printed are medians and, last, the ratio to QEMU
 of the same round, its median; nothing is asserted. "Start" is the time until the first guest
 instruction: a run that stops right after it.
 
-    python benchmarks/boot.py [--rounds 5] [--append TEXT] [--tier0] [--guests DIR]
+    python -m benchmarks.boot [--rounds 5] [--append TEXT] [--fill 3] [--tier0] [--guests DIR]
 
 Needs the guests (`coldboot guests fetch`) and `qemu-system-riscv64`.
 """
@@ -99,7 +99,8 @@ def measure(qemu: str, words: list[str], options: argparse.Namespace) -> Runs:
     with tempfile.TemporaryDirectory(prefix="coldboot-boot-") as name:
         folder = Path(name)
         filled = empty_store(folder)
-        boot([*coldboot, *words], filled)
+        for _ in range(options.fill):
+            boot([*coldboot, *words], filled)
         boot([qemu, "-machine", "virt", *words])
         for _ in range(options.rounds):
             new = empty_store(folder)
@@ -147,6 +148,7 @@ def main() -> int:
     parser.add_argument(
         "--append", action="append", help="added to the command line (default: each of both)"
     )
+    parser.add_argument("--fill", type=int, default=3, help="boots that fill the store (default 3)")
     parser.add_argument("--tier0", action="store_true", help="boot without a translator, too")
     parser.add_argument("--guests", type=Path, default=cache / "coldboot" / "guests")
     options = parser.parse_args()

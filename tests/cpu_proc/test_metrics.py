@@ -7,10 +7,11 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -213,37 +214,79 @@ def test_a_machine_that_was_killed_is_told_no_more(tmp_path: Path):
         assert [] == list(machine_counts.machines(machines))
 
 
-def test_over_http(tmp_path: Path):
+@contextmanager
+def over_http(machines: Path, endpoint: str) -> Iterator[tuple[int, int]]:
+    """A process that answers HTTP, and its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        runner.command(
-            "metrics",
-            "--listen",
-            f"127.0.0.1:{port}",
-            "--machines",
-            tmp_path / "none",
-            f"ipc://{tmp_path}/nobody",
-        ),
-        env=runner.environment(),
-    )
+    words = ("metrics", "--listen", f"127.0.0.1:{port}", "--machines", machines, endpoint)
+    process = subprocess.Popen(runner.command(*words), env=runner.environment())
     try:
-        found: dict[str, float] = {}
-        end = os.times().elapsed + DEADLINE
-        while not found:
-            assert process.poll() is None
-            assert os.times().elapsed < end
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-                    found = counts(answer.read().decode())
-            except OSError:
-                continue
-        assert found == NOBODY
+        yield process.pid, port
         process.terminate()
         assert process.wait(DEADLINE) == 0
     finally:
         process.kill()
         process.wait()
+
+
+def scraped(port: int) -> dict[str, float] | None:
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        return counts(answer.read().decode())
+    return None
+
+
+def descriptors(pid: int) -> list[tuple[int, str, bool]]:
+    """What a process has open: its number, what it leads to, and whether to write."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            info = Path(f"/proc/{pid}/fdinfo/{link.name}").read_text()
+            mode = int(info.split("flags:")[1].split()[0], 8) & os.O_ACCMODE
+            found.append((int(link.name), os.readlink(link), mode != os.O_RDONLY))
+    return found
+
+
+def test_who_looks_on_holds_nothing_and_can_say_nothing(tmp_path: Path):
+    (tmp_path / "coldboot").mkdir(0o700)
+    machines = tmp_path / "coldboot" / "machines"
+    words = ("-m", "32M", "-serial", "null", "-translator", "none")
+    machine = subprocess.Popen(
+        runner.command("run", *words, programs.elf(RESTLESS, tmp_path)),
+        env={**runner.environment(), "XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    try:
+        runner.until(lambda: list(machine_counts.machines(machines)), "a machine that answers")
+        assert 0o700 == stat.S_IMODE(machines.stat().st_mode)
+        path = machines / str(machine.pid)
+        deaf = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        for one in deaf:  # they ask, and do not listen, or talk
+            one.connect(str(path))
+            with suppress(OSError):
+                one.sendall(b'{"execute": "quit"}' * 1000)
+        with over_http(machines, f"ipc://{tmp_path}/nobody") as (onlooker, port):
+            found = runner.until(lambda: scraped(port), "an answer over HTTP", DEADLINE)
+            assert found["coldboot_translator_up"] == 0
+            assert found[f"coldboot_machine_resets_total{machine.pid}"] == 1
+            held = descriptors(onlooker)
+            targets = [target for _, target, _ in held]
+            assert [] == [target for target in targets if target.startswith("/memfd")]
+            assert [] == [name for _, name in runner.maps(onlooker) if "memfd:coldboot" in name]
+            inodes = {target[8:-1] for target in targets if target.startswith("socket:[")}
+            for kind in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6"):
+                rows = Path(f"/proc/{onlooker}/net/{kind}").read_text().splitlines()[1:]
+                own = [row.split() for row in rows if row.split()[9] in inodes]
+                listening = {row[1] for row in own if row[3] == "0A"}
+                assert listening == ({f"0100007F:{port:04X}"} if kind == "tcp" else set())
+            written = [t for number, t, writes in held if number > 2 and writes and t[0] == "/"]
+            assert [] == written
+        for one in deaf:
+            one.close()
+        assert machine.poll() is None
+        assert list(machine_counts.machines(machines))
+    finally:
+        machine.kill()
+        machine.wait(DEADLINE)
 
 
 @pytest.mark.parametrize("text", ["9464", ":9464", "host:0", "host:70000", "host:http"])

@@ -177,6 +177,37 @@ def test_what_a_machine_does_is_counted_and_the_dashboard_shows_it(tmp_path: Pat
         asked = set(re.findall(r"\bcoldboot_[a-z_]+", text))
         assert asked, path
         assert asked - told == set(), f"{path} asks for what nobody tells"
+    for expression in expressions():
+        assert asked_labels(expression) <= labels_of(expression, done.stdout), expression
+
+
+def expressions() -> list[str]:
+    """All queries of the dashboard and of the alerts."""
+    folder = runner.REPOSITORY / "deploy" / "prometheus"
+    panels = json.loads((folder / "dashboard.json").read_text())["panels"]
+    alerts = re.findall(r"expr: (?:>-\s+)?(.+)", (folder / "alerts.yml").read_text())
+    found = [target["expr"] for panel in panels for target in panel["targets"]] + alerts
+    assert len(found) > 20
+    return found
+
+
+def asked_labels(expression: str) -> set[str]:
+    """The labels by which a query selects or sums."""
+    chosen = re.findall(r"[{,]\s*([a-z]+)\s*[=!]", expression)
+    sums = ",".join(re.findall(r"by \(([^)]*)\)", expression))
+    return {*chosen, *filter(None, re.split(r"[, ]+", sums))}
+
+
+def labels_of(expression: str, text: str) -> set[str]:
+    """The labels that what it asks for has, in a scrape."""
+    asked = set(re.findall(r"\bcoldboot_[a-z_]+", expression))
+    return {
+        label
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name in asked
+        for label in sample.labels
+    }
 
 
 def test_the_dashboard_is_one():

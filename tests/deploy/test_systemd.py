@@ -49,7 +49,7 @@ attempts = {
     "another user": lambda: os.setuid(1),
     "another clock": lambda: kernel(227, 0, address),
     "a kernel module": lambda: kernel(313, -1, address, 0),
-    "another process": lambda: kernel(101, 16, os.getppid(), 0, 0),
+    "another process": lambda: kernel(101, 0x4206, os.getppid(), 0, 0),
     "a low personality": lambda: call(libc.personality, 0x0040000),
     "one more group": lambda: os.setgroups([0]),
 }
@@ -103,7 +103,8 @@ for name, attempt in attempts.items():
         continue
     print(name)
 """
-"""Prints what it could do. Kernel calls by number (x86-64): clock_settime, finit_module, ptrace.
+"""Prints what it could do. Kernel calls by number (x86-64): clock_settime, finit_module, ptrace (to
+seize, which does not stop the process that runs the tests where that is not refused).
 What is about files is tried where OTHERS names some that are not the service's.
 """
 

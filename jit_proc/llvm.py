@@ -43,6 +43,17 @@ DEFAULT_ISEL = "dag"
 JUMP_TABLE_DENSITY = 3
 
 
+# What only costs in a region, where registers are scarce and each way out wants values kept.
+_WITHOUT = (
+    "--disable-lsr",  # one register that steps through memory would become several that do
+    "--x86-cmov-converter=false",  # conditional moves, most of them of counts, would be branches
+    "--enable-misched=false",
+    "--disable-machine-sink",
+    "--disable-machine-licm",
+    "--disable-constant-hoisting",
+)
+
+
 class IRError(Exception):
     """The IR text does not parse or verify, or names an unknown pass; the message is LLVM's, with
     its line.
@@ -80,9 +91,9 @@ def _initialize() -> None:
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     binding.initialize_native_asmparser()
-    # It turns one register that steps through memory into several that do.
-    binding.set_option("", "--disable-lsr")
     binding.set_option("", f"--jump-table-density={JUMP_TABLE_DENSITY}")
+    for option in _WITHOUT:
+        binding.set_option("", option)
 
 
 def host_cpu() -> tuple[str, str]:
@@ -118,17 +129,7 @@ def _target_machine(level: int, isel: str, other: str) -> Any:
     )
 
 
-# Conditional moves stay what they are: most that a region has are counts of what was retired on two
-# ways, which LLVM would make branches that nobody can predict.
-_FAST = {
-    "fast-isel": "true",
-    "enable-misched": "false",
-    "disable-machine-sink": "true",
-    "disable-machine-licm": "true",
-    "disable-constant-hoisting": "true",
-    "disable-cgp": "true",
-    "x86-cmov-converter": "false",
-}
+_FAST = {"fast-isel": "true", "disable-cgp": "true"}
 _way = [DEFAULT_ISEL]  # in force
 
 

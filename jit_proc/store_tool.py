@@ -13,11 +13,17 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from jit_proc.store_disk import FILE, Damaged, Disk, DiskError
 from protocol.engine_image import cache_folder
 from protocol.errors import USER_ERROR_EXIT, UserError
 from protocol.logs import configure
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"store: {message}; see `coldboot store --help`")
 
 
 def _info(folder: Path) -> int:
@@ -77,8 +83,10 @@ _VERBS = {"info": _info, "verify": _verify, "clear": _clear}
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: the exit status. 1 if `verify` found something bad."""
-    parser = argparse.ArgumentParser(
-        prog="coldboot store", description="Look after translations kept on disk."
+    parser = _Parser(
+        prog="coldboot store",
+        description="Look after translations kept on disk.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "verb",
@@ -87,11 +95,14 @@ def main(arguments: list[str] | None = None) -> int:
         " clear: remove all",
     )
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="where it is kept")
-    asked = parser.parse_args(arguments)
     configure(level="error")
-    folder = asked.cache or cache_folder()
     try:
-        return _VERBS[asked.verb](folder)
+        asked = parser.parse_args(arguments)
+    except UserError as error:
+        print(f"coldboot: {error.text}", file=sys.stderr)
+        return USER_ERROR_EXIT
+    try:
+        return _VERBS[asked.verb](asked.cache or cache_folder())
     except (DiskError, OSError) as error:
         print(f"coldboot: {UserError(f'store {asked.verb}: {error}').text}", file=sys.stderr)
         return USER_ERROR_EXIT

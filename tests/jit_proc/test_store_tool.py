@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+import pytest
+
 from jit_proc import store_tool
 from jit_proc.store_disk import FILE, Disk
 from tests.jit_proc.test_content_store import fill
@@ -60,3 +62,9 @@ def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, capsys):
     (tmp_path / FILE).mkdir()
     assert 2 == store_tool.main(["info", "--cache", str(tmp_path)])
     assert capsys.readouterr().err.startswith("coldboot: store info: ")
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["verify", "--store", "x"]], ids=str)
+def test_what_is_not_understood_is_one_line(words: list[str], capsys):
+    assert 2 == store_tool.main(words)
+    assert capsys.readouterr().err.startswith("coldboot: store: ")

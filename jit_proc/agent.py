@@ -9,7 +9,9 @@ from a job's backend where it is done.
 Invariants:
 - What comes back is an outcome like a worker's: the broker checks it, confirms the counters, and
   places the code, or does not. Nothing that comes by network is placed here.
-- Both sides prove their keys; without keys there is no connection.
+- Both sides prove their keys; without keys there is no connection. When the other side's key is no
+  longer authorized here, the connection ends, nothing that it sends is taken any more, and the
+  machines that have code of it begin another epoch (`Workplaces.distrusted`).
 - The broker's loop never waits for a remote translator; with `else=` a job that cannot be sent, or
   is lost, is done here by that backend, otherwise it is refused as "try later".
 - A connection exists for each spelling of the backend that was asked for, `AGENTS` at most.
@@ -28,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from jit_proc.agent_session import AgentSession, Finished, Terms
+from jit_proc.agent_session import KEY_AGAIN, AgentSession, Finished, Terms
 from jit_proc.job import AnyJob, Job, Refusal
 from jit_proc.pool import Pool, Result
 from protocol import engine_image, keys
@@ -41,6 +43,7 @@ from protocol.transport import Client, Server
 
 NAME: Final = "remote"
 AGENTS: Final = 8
+LOOK: Final = 0.5  # seconds between two looks at the keys that are trusted
 
 _V2: Final = frozenset(["cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"])
 _V3: Final = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"])
@@ -83,7 +86,11 @@ class Agent:
         own = keys.load(Path(settings.get("keys") or keys.default_folder()))
         endpoint = f"tcp://{settings.get('host', '')}:{settings.get('port', '')}"
         self.local = settings.get("else", "")
-        self.client = Client(endpoint, own, own.of(settings.get("peer", "")))
+        self._own, self._peer = own, own.of(settings.get("peer", ""))
+        self._trusted, self._looked = True, time.monotonic()
+        self.distrusted = False
+        """Whether its key was removed, and nobody has taken note of that yet."""
+        self.client = Client(endpoint, own, self._peer)
         self.session = AgentSession(
             terms(settings.get("use", "llvm")), lambda: secrets.randbits(64) | 1, time.monotonic()
         )
@@ -94,8 +101,10 @@ class Agent:
         """Hear what came, do what is due, send what is to be sent; what became of jobs."""
         now = time.monotonic()
         session = self.session
+        trusted = self._look(now)
         for message in self.client.receive():
-            session.receive(message, now)
+            if trusted:
+                session.receive(message, now)
         if self.client.poll(0).disconnected:
             session.disconnected(self.client.trouble, now)
         session.tick(now)
@@ -104,9 +113,22 @@ class Agent:
         finished, session.finished = session.finished, []
         return finished
 
+    def _look(self, now: float) -> bool:
+        """Whether the other side's key is still authorized here; if not, it is not heard."""
+        if now - self._looked >= LOOK:
+            self._looked, before = now, self._trusted
+            self._trusted = self._peer in self._own.authorized()
+            if before and not self._trusted:
+                place = self._own.folder / keys.AUTHORIZED
+                self.session.distrust(f"its key was removed from {place}", now)
+                self._send(now)
+                self.client.part()
+                self.distrusted = True
+        return self._trusted
+
     def _send(self, now: float) -> None:
         session = self.session
-        if session.outbox and not session.up:
+        if session.outbox and not session.up and self._trusted:
             self.client.try_again()
         messages, session.outbox = session.outbox, []
         for message in messages:
@@ -132,6 +154,10 @@ class Agent:
         self.client.close()
 
 
+def _else(backend: str) -> str:
+    return parse(backend)[1].get("else", "")
+
+
 class Workplaces:
     """The workers of this host and of others, as one pool."""
 
@@ -140,7 +166,7 @@ class Workplaces:
         self._pool = pool
         self._server = server
         self._agents: dict[str, Agent] = {}
-        self._failed: dict[str, str] = {}
+        self._failed: dict[str, tuple[str, float]] = {}  # why, and until when nobody tries again
         self._finished: list[Result] = []
 
     # --- what is the pool's ----------------------------------------------------------------------
@@ -176,7 +202,7 @@ class Workplaces:
             return self._pool.idle > 0
         agent = self._agent(backend)
         if agent is None:
-            return True  # to be refused
+            return not _else(backend) or self._pool.idle > 0  # to be refused, or done here
         if agent.local and not agent.session.up:
             return self._pool.idle > 0
         return agent.session.room(time.monotonic()) > 0
@@ -187,8 +213,10 @@ class Workplaces:
             self._here(ticket, job)
             return
         agent = self._agent(job.backend)
-        if agent is None:
-            refusal = Refusal("compiler_failed", self._failed[job.backend][:1000])
+        if agent is None and (local := _else(job.backend)):
+            self._here(ticket, replace(job, backend=local))
+        elif agent is None:
+            refusal = Refusal("queue_full", self._failed[job.backend][0][:1000])
             self._finished.append(Result(ticket, refusal))
         elif agent.local and not agent.session.up:
             self._here(ticket, replace(job, backend=agent.local))
@@ -211,6 +239,13 @@ class Workplaces:
             self._hear(agent)
         finished, self._finished = self._finished, []
         return [*finished, *self._pool.collect()]
+
+    def distrusted(self) -> list[str]:
+        """Backends, as they are spelt, whose hosts' keys were removed since this was asked last."""
+        gone = [word for word, agent in self._agents.items() if agent.distrusted]
+        for word in gone:
+            self._agents[word].distrusted = False
+        return gone
 
     def deadline(self) -> float | None:
         """See `Pool.deadline`."""
@@ -248,14 +283,17 @@ class Workplaces:
 
     def _agent(self, backend: str) -> Agent | None:
         """The connection for this spelling; None if there can be none."""
-        if backend not in self._agents and backend not in self._failed:
+        before, until = self._failed.get(backend, ("", 0.0))
+        if backend not in self._agents and time.monotonic() >= until:
             if len(self._agents) >= AGENTS:
                 self._close([word for word, one in self._agents.items() if not one.session.running])
             try:
                 self._agents[backend] = agent = Agent(parse(backend)[1])
             except UserError as error:
-                self._failed = {backend: error.text}  # of the last one is enough
-                log.error("remote_impossible", backend=backend, reason=error.text)
+                # Of the last one is enough.
+                self._failed = {backend: (error.text, time.monotonic() + KEY_AGAIN)}
+                if error.text != before:
+                    log.error("remote_impossible", backend=backend, reason=error.text)
             else:
                 self._failed.pop(backend, None)
                 self._server.attend(agent.client)

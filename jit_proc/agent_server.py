@@ -7,6 +7,7 @@ to drop.
 Invariants:
 - One thread, one loop, which waits for nobody.
 - Workers and content store are those of a local translator (`pool.py`, `content_store.py`).
+- Who is no longer authorized is told so, and its jobs are dropped, within `TURN` seconds or so.
 - Who is served when is decided in `agent_clients.py`; what cannot be sent to an agent ends it.
 
 Read next: `agent_clients.py`, `agent.py` (the other side), docs/remote.md.
@@ -76,6 +77,8 @@ class JobServer:
             if self.server.poll(self._timeout()).messages:
                 for peer, message in self.server.receive():
                     self._send(self.sessions.receive(peer, message, time.monotonic()))
+            for peer in self.server.revoked():
+                self.sessions.lost(peer)
             self.sessions.tick(time.monotonic())
             for result in self.pool.collect():
                 task = self._running.pop(result.ticket, None)

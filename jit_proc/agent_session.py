@@ -39,6 +39,7 @@ from protocol.messages import Bye, Error, Message, Ping
 
 CALL_AGAIN: Final = 0.5  # seconds between two attempts to be welcomed
 REFUSED_AGAIN: Final = 10.0  # the same where the other side said why not
+KEY_AGAIN: Final = 2.0  # the same where a key was removed: it may be entered again
 PING_EVERY: Final = 2.0
 SILENCE: Final = 10.0
 PATIENCE: Final = 3.0  # seconds without a connection after which jobs are refused
@@ -174,6 +175,12 @@ class AgentSession:
         """The connection is gone; another is being made."""
         self._down(why or "the connection was lost", now)
 
+    def distrust(self, why: str, now: float) -> None:
+        """The other side's key is not to be trusted any more: say so, and have no session."""
+        if self.up:
+            self.outbox.append(Bye(self._session, "this side's key is no longer authorized there"))
+        self._refused(why, now, KEY_AGAIN)
+
     def receive(self, message: Message | CodecError, now: float) -> None:
         """A message came, or something that is none."""
         if isinstance(message, CodecError):
@@ -183,6 +190,8 @@ class AgentSession:
         if isinstance(message, Error) and message.session == 0:
             if message.name == "version_mismatch":
                 self._refused(message.text, now)
+            elif message.name == "unknown_session":
+                self._refused(message.text, now, KEY_AGAIN)
             return
         if message.session != self._session:
             return
@@ -297,12 +306,12 @@ class AgentSession:
             self._next_call = now
         self._lose_all(why)
 
-    def _refused(self, why: str, now: float) -> None:
+    def _refused(self, why: str, now: float, again: float = REFUSED_AGAIN) -> None:
         if self.state == "up":
             self._down_since = now
         self.state, self.trouble = "refused", why
         self._session = 0
-        self._next_call = now + REFUSED_AGAIN
+        self._next_call = now + again
         self._lose_all(why)
 
     def _lose_all(self, why: str) -> None:

@@ -33,6 +33,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from itertools import count
 
 from jit_proc import backends, content_store
@@ -163,6 +164,8 @@ class Broker:
                     self._act(self.sessions.receive(machine.peer, bye))
             for result in self.pool.collect():
                 self._finished(result)
+            for backend in self.pool.distrusted():
+                self._part(self.sessions.using(backend), "its code is of a host not trusted")
             if not self._stopping:
                 self._serve_known()
                 self._feed()
@@ -366,13 +369,18 @@ class Broker:
         return sessions.translated(job, region, stamp)
 
     def _differ(self, running: Running, found: work.Difference) -> list[TranslatorAction]:
-        actions = self.sessions.rejected(running.job, "unsupported", found.text[:1000])
-        for session in self.doubts.differ(running.job, running.content, found):
+        self._act(self.sessions.rejected(running.job, "unsupported", found.text[:1000]))
+        having = self.doubts.differ(running.job, running.content, found)
+        self._part(having, "two backends differ about code it has")
+        return []
+
+    def _part(self, sessions: Iterable[int], why: str) -> None:
+        """End sessions whose code is not to be run any more: a new one is another epoch's."""
+        for session in sessions:
             if (machine := self._machines.get(session)) is not None:
-                bye = Bye(session, "two backends differ about code it has")
+                bye = Bye(session, why)
                 self.server.send(machine.peer, bye)
-                actions += self.sessions.receive(machine.peer, bye)
-        return actions
+                self._act(self.sessions.receive(machine.peer, bye))
 
     def _learn(self, running: Running, actions: list[TranslatorAction]) -> list[TranslatorAction]:
         machine = self._machines.get(running.job.session)
@@ -403,12 +411,8 @@ class Broker:
             match action:
                 case Reply(peer, message):
                     if isinstance(message, Rejected):
-                        log.info(
-                            "request_rejected",
-                            session=message.session,
-                            id=message.id,
-                            reason=message.reason,
-                        )
+                        asked = {"session": message.session, "id": message.id}
+                        log.info("request_rejected", **asked, reason=message.reason)
                     if not self.server.send(peer, message):
                         self._act(self.sessions.peer_lost(peer))
                 case MapMachine():

@@ -73,7 +73,7 @@ def check_endpoint(endpoint: str, keys: Keys | None) -> None:
         if keys is None and not _LOOPBACK.fullmatch(endpoint):
             raise UserError(
                 f"endpoint {endpoint} is not of this host, and needs keys: use a remote "
-                "translator by -backend remote,endpoint=..., or ipc:///FOLDER/NAME here"
+                "translator by -backend remote,host=...,port=..., or ipc:///FOLDER/NAME here"
             )
         return
     path = endpoint.removeprefix("ipc://")

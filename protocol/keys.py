@@ -12,10 +12,10 @@ A folder, of this user alone:
 Invariants:
 - Folders have mode 0700, files 0600; a folder or key that others may read or change is refused.
 - What is written is complete before it has its name.
-- `authorized/` is looked at anew whenever somebody comes: a key that is added counts at once, and
-  one that is removed opens no new connection.
+- `authorized/` is looked at anew whenever somebody comes, and while connections stand: a key that
+  is added counts at once, and one that is removed ends its connection.
 
-Read next: `protocol.transport`, which proves and checks keys; docs/remote.md.
+Read next: `protocol.key_guard`, who may come; docs/remote.md.
 """
 
 from __future__ import annotations
@@ -106,6 +106,8 @@ def load(folder: Path) -> Keys:
 def make(folder: Path, pair: Callable[[], tuple[str, str]]) -> Keys:
     """Make a folder with a new pair (`pair`: public and secret). Raises UserError."""
     try:
+        if folder.exists() and {path.name for path in folder.iterdir()} - {PUBLIC, AUTHORIZED}:
+            raise UserError(f"{folder} has other things in it: name a new folder for the keys")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         (folder / AUTHORIZED).mkdir(mode=0o700, exist_ok=True)
@@ -130,12 +132,25 @@ def authorize(keys: Keys, source: Path, name: str) -> None:
         raise UserError(f"the key cannot be kept: {error.strerror}") from error
 
 
+def revoke(keys: Keys, name: str) -> None:
+    """Remove another side's key: what stands with it ends. Raises UserError."""
+    if not _NAME.fullmatch(name) or not (keys.folder / AUTHORIZED / f"{name}.key").exists():
+        there = ", ".join(sorted(keys.authorized().values())) or "none"
+        raise UserError(f"no key {name!r} is authorized in {keys.folder}: there are {there}")
+    try:
+        (keys.folder / AUTHORIZED / f"{name}.key").unlink()
+    except OSError as error:
+        raise UserError(f"the key {name} cannot be removed: {error.strerror}") from error
+
+
 def _read(path: Path) -> dict[str, str]:
     """The keys in a file. Raises UserError."""
     try:
         text = path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"key {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise UserError(f"key {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no key file: coldboot keys FOLDER makes one") from None
     found = (match for line in text.splitlines() if (match := _LINE.fullmatch(line)))
     lines = {match[1]: match[2] for match in found}
     if "public" not in lines or not all(_KEY.fullmatch(key) for key in lines.values()):
@@ -159,8 +174,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `coldboot keys`."""
     parser.add_argument("folder", nargs="?", type=Path, default=default_folder(),
                         help="where (default %(default)s)")  # fmt: skip
-    parser.add_argument("--authorize", type=Path, metavar="FILE",
-                        help="enter the public key of another side")  # fmt: skip
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--authorize", type=Path, metavar="FILE",
+                      help="enter the public key of another side")  # fmt: skip
+    what.add_argument("--revoke", metavar="NAME",
+                      help="remove the key of another side; what stands with it ends")  # fmt: skip
     parser.add_argument("--name", help="what to call it (default: the file's folder's name)")
 
 
@@ -169,7 +187,10 @@ def run(arguments: argparse.Namespace) -> int:
     from protocol.transport import new_pair
 
     folder: Path = arguments.folder.absolute()
-    keys = load(folder) if (folder / OWN).exists() else make(folder, new_pair)
+    known = arguments.revoke is not None or (folder / OWN).exists()
+    keys = load(folder) if known else make(folder, new_pair)
+    if arguments.revoke is not None:
+        revoke(keys, arguments.revoke)
     if arguments.authorize is not None:
         source: Path = arguments.authorize.absolute()
         authorize(keys, source, arguments.name or source.parent.name)

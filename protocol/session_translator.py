@@ -126,6 +126,10 @@ class TranslatorSessions:
         if expected is not None:
             self._shares.done(job.session, expected, microseconds)
 
+    def using(self, backend: str) -> list[int]:
+        """The sessions that have, or are about to have, code of a backend, as it is spelt."""
+        return [n for n, s in self._sessions.items() if backend in (s.backend, s.next_backend)]
+
     def waiting(self, session: int, id: int) -> Job | None:
         """A certain job, if it could be taken; it waits on."""
         one = self._sessions.get(session)

@@ -2,9 +2,8 @@
 
 Problem: the session state machines know neither sockets nor clocks, and a bad peer must cost its
 own connection at most. This module carries whole messages between one translator (`Server`, a
-ROUTER) and many machines (`Client`, a DEALER each), and offers what an I/O loop needs beside:
-`Mailbox` to be woken by other threads, `Timers` for the state machines' deadlines. Agents and
-remote translators use the same two over TCP.
+ROUTER) and many machines (`Client`, a DEALER each). Agents and remote translators use the same two
+over TCP. `Mailbox` and `Timers` are what an I/O loop needs beside (`waiting`).
 
 Invariants:
 - No wait without a deadline: `poll` takes a finite number of seconds.
@@ -15,8 +14,9 @@ Invariants:
 - A local endpoint lies in a folder that only its owner may enter, checked by both sides: who can
   reach it may make the machine run code.
 - Beyond this host both sides prove their keys (CURVE, ZeroMQ RFC 26), and each must know the
-  other's: a stranger is refused before a message of his is looked at (ZAP, RFC 27).
-- An object here belongs to one thread, but for `Mailbox.put`.
+  other's: a stranger is refused before a message of his is looked at (ZAP, RFC 27), and so is
+  each message of who was known and is no longer (`key_guard`).
+- An object here belongs to one thread.
 
 zmq is imported when the first socket is made: a machine that finds its engine in the cache runs its
 first instructions before it.
@@ -30,10 +30,8 @@ import contextlib
 import errno
 import math
 import os
-import time
-from collections import deque
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from protocol.codec import CodecError, decode, encode
 from protocol.endpoints import check_endpoint, lock_endpoint
@@ -41,8 +39,11 @@ from protocol.endpoints import default_endpoint as default_endpoint
 from protocol.endpoints import discard_endpoint as discard_endpoint
 from protocol.endpoints import private_endpoint as private_endpoint
 from protocol.errors import UserError
+from protocol.key_guard import REFUSED, Guard
 from protocol.logs import get_logger
 from protocol.messages import MAX_MESSAGE, Bye, Error, Message, tag_of
+from protocol.waiting import Mailbox as Mailbox
+from protocol.waiting import Timers as Timers
 
 if TYPE_CHECKING:
     import zmq
@@ -65,8 +66,6 @@ _LINGER = 200  # milliseconds a closing socket gives to messages under way, such
 _HANDSHAKE = 10_000  # milliseconds until a connection that proves no key is closed
 
 log = get_logger("transport")
-
-T = TypeVar("T")
 
 
 class Ready(NamedTuple):
@@ -92,69 +91,6 @@ class Connection(Protocol):
     def send(self, message: Message) -> bool: ...
 
     def close(self) -> None: ...
-
-
-class Mailbox(Generic[T]):
-    """A queue into an I/O loop: any thread puts, the loop polls `fileno()` and takes all.
-
-    Unbounded: whoever puts bounds what may be under way.
-    """
-
-    def __init__(self) -> None:
-        self._items: deque[T] = deque()
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def put(self, item: T) -> None:
-        """Append an item and wake the loop. Safe from any thread."""
-        self._items.append(item)
-        os.eventfd_write(self._fd, 1)
-
-    def take_all(self) -> list[T]:
-        """All items put so far, oldest first. Only for the loop's thread."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._fd)
-        items = []
-        while self._items:
-            items.append(self._items.popleft())
-        return items
-
-    def fileno(self) -> int:
-        """Readable while there may be items."""
-        return self._fd
-
-    def close(self) -> None:
-        """Give the descriptor back; no `put` may follow."""
-        os.close(self._fd)
-
-
-class Timers:
-    """Named deadlines for SetTimer and CancelTimer. Setting one again moves it."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._deadlines: dict[str, float] = {}
-
-    def set(self, name: str, seconds: float) -> None:
-        """Let `name` be due in `seconds`."""
-        self._deadlines[name] = self._clock() + seconds
-
-    def cancel(self, name: str) -> None:
-        """Forget `name`; it need not be set."""
-        self._deadlines.pop(name, None)
-
-    def due(self) -> list[str]:
-        """The names whose time has come, earliest first; each is told once."""
-        now = self._clock()
-        names = sorted((at, name) for name, at in self._deadlines.items() if at <= now)
-        for _, name in names:
-            del self._deadlines[name]
-        return [name for _, name in names]
-
-    def wait(self, limit: float) -> float:
-        """Seconds until the next deadline, 0 to `limit`: the timeout for `poll`."""
-        if not self._deadlines:
-            return limit
-        return min(limit, max(0.0, min(self._deadlines.values()) - self._clock()))
 
 
 class _Socket:
@@ -274,9 +210,11 @@ class Server(_Socket):
         check_endpoint(endpoint, keys)
         self._lock = lock_endpoint(endpoint)
         self._bad: dict[bytes, int] = {}
-        self._keys = keys
-        self.refused = 0
-        """Connections refused for their keys."""
+        self._guard: Guard | None = None
+        if keys is not None:
+            from zmq.utils import z85
+
+            self._guard = Guard(keys, z85.encode)
         super().__init__()
         if keys is not None:  # before the socket is bound: from then on it is asked
             self._zap = self._context.socket(self._zmq.REP)
@@ -300,31 +238,41 @@ class Server(_Socket):
         self.endpoint = socket.getsockopt_string(self._zmq.LAST_ENDPOINT)
 
     def _judge(self) -> None:
-        """See `_Socket._judge`. ZeroMQ RFC 27: what is asked, and how it is answered."""
-        from zmq.utils import z85
-
+        """See `_Socket._judge`."""
         assert self._zap is not None
-        assert self._keys is not None
+        assert self._guard is not None
         while self._zap.poll(0):
-            asked = self._zap.recv_multipart(self._zmq.NOBLOCK)
-            version, request, _domain, address, _identity, mechanism = (*asked, *[b""] * 6)[:6]
-            key = asked[6] if len(asked) == 7 and mechanism == b"CURVE" else b""
-            public = z85.encode(key).decode() if len(key) == 32 else ""
-            name = self._keys.authorized().get(public) if public else None
-            if name is None:
-                self.refused += 1
-                if self.refused & (self.refused - 1) == 0:
-                    log.warning(
-                        "key_refused",
-                        address=address.decode("ascii", "replace"),
-                        key=public,
-                        count=self.refused,
-                    )
-                verdict = [b"400", b"this key is not authorized", b"", b""]
+            answer = self._guard.judge(self._zap.recv_multipart(self._zmq.NOBLOCK))
+            self._zap.send_multipart(answer)
+
+    @property
+    def refused(self) -> int:
+        """Connections refused for their keys."""
+        return self._guard.refused if self._guard is not None else 0
+
+    def revoked(self) -> list[bytes]:
+        """Peers whose keys are authorized no longer, each once; they have been told."""
+        gone = self._guard.revoked() if self._guard is not None else []
+        for peer in gone:
+            self.send(peer, REFUSED)
+        return gone
+
+    def _frames(self) -> Iterable[list[bytes]]:
+        """As of any socket; with keys, of those only who are still authorized."""
+        if self._guard is None:
+            yield from super()._frames()
+            return
+        assert self._socket is not None
+        for _ in range(BATCH):
+            try:
+                frames = self._socket.recv_multipart(self._zmq.NOBLOCK, copy=False)
+            except self._zmq.Again:
+                return
+            peer, *rest = (frame.bytes for frame in frames)
+            if self._guard.admits(peer, str(frames[-1].get("User-Id"))):
+                yield [peer, *rest]
             else:
-                log.info("key_accepted", address=address.decode("ascii", "replace"), name=name)
-                verdict = [b"200", b"", name.encode(), b""]
-            self._zap.send_multipart([version, request, *verdict])
+                self.send(peer, REFUSED)
 
     def receive(self) -> list[tuple[bytes, Message]]:
         """The messages that are there (at most `BATCH`; `poll` again), each with its peer."""
@@ -446,8 +394,15 @@ class Client(_Socket):
             ) from error
         self.endpoint = endpoint
 
+    def part(self) -> None:
+        """Give the connection up, until `try_again`: the other side is not trusted any more."""
+        if not self._ended and self._socket is not None:
+            self._ended = True
+            with contextlib.suppress(self._zmq.ZMQError):
+                self._socket.disconnect(self.endpoint)
+
     def try_again(self) -> None:
-        """Connect anew if this side's key was refused: it may be authorized by now."""
+        """Connect anew if a key was refused, or `part` was called: all may be well by now."""
         if self._ended and self._socket is not None:
             self._ended = False
             with contextlib.suppress(self._zmq.ZMQError):

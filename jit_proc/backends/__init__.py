@@ -121,12 +121,13 @@ def names() -> tuple[str, ...]:
 
 
 def is_ours(word: str) -> bool:
-    """Whether a backend, as it is spelt, is part of this project: what it makes may be kept.
+    """Whether a backend, as it is spelt, is part of this project, and works here: what it makes may
+    be kept. What another host made is kept there: here nothing may outlive the trust in its key.
 
     One that is made of two is only if they are.
     """
     if ":" not in word:
-        return name_of(word) in _BUILT_IN
+        return name_of(word) in _BUILT_IN and name_of(word) != "remote"
     name, settings = parse(word)
     return name in _BUILT_IN and is_ours(settings[OF]) and is_ours(settings[AGAINST])
 

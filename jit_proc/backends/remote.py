@@ -43,7 +43,8 @@ class Remote:
             return f"port {settings['port']} is not possible: 1 to 65535"
         try:
             own = keys.load(Path(settings.get("keys") or keys.default_folder()))
-            own.of(settings.get("peer", ""))
+            if "else" not in settings:  # it may be removed for a while, and that stands in for it
+                own.of(settings.get("peer", ""))
         except UserError as error:
             return error.text
         return ""

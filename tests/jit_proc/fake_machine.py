@@ -29,6 +29,7 @@ from protocol.session import (
     Dropped,
     MachineAction,
     Publish,
+    Reconnect,
     RequestRefused,
     RetirementDone,
     Send,
@@ -118,6 +119,15 @@ class FakeMachine:
         self.epoch += 1
         self.store_counters()
         self.act(self.session.retire(self.epoch, cause))
+
+    def begin_again(self) -> None:
+        """Under another epoch, after a session has ended."""
+        self.epoch += 1
+        self.store_counters()
+        self.act(self.session.retire(self.epoch, "translator_restart"))
+        self.wait(Reconnect)
+        self.act(self.session.connect(secrets.randbits(64) | 1))
+        self.attached()
 
     def act(self, actions: list[MachineAction]) -> None:
         for action in actions:

@@ -24,7 +24,7 @@ from jit_proc.process import child_environment
 from protocol import keys
 from protocol.job_messages import JobHello, JobRefused, JobRequest, JobWelcome
 from protocol.messages import Error
-from protocol.session import SwapFailed
+from protocol.session import SwapFailed, TranslatorDead
 from protocol.transport import new_pair
 from tests.jit_proc import fake_lifter as fake
 from tests.jit_proc.agent_network import TERMS, Network, region_of
@@ -214,6 +214,13 @@ def test_another_backend_stands_in_while_it_cannot_be_reached(remote: Remote, lo
     assert not remote.log.exists()
     remote.start()
     machine.until(lambda: ask(machine, 6) == 6 and remote.said("job_done"))
+    keys.revoke(remote.ours, "theirs")
+    assert "not trusted" in machine.wait(TranslatorDead).reason
+    remote.end()
+    machine.begin_again()
+    machine.write(1, fake.page(value=7))
+    machine.request(1)
+    assert returned(machine, machine.translated().entries[0].offset) == 7
     machine.close()
 
 
@@ -230,6 +237,39 @@ def test_a_key_that_is_not_authorized_gets_nothing(remote: Remote, local: Servic
     assert remote.said("job_done") == 0
     machine.act(machine.session.swap("remote,host=127.0.0.1,keys=/nowhere,port=7"))
     assert "coldboot keys" in machine.wait(SwapFailed).text
+    machine.close()
+
+
+@pytest.mark.parametrize("side", ["there", "here"])
+def test_a_key_that_is_removed_ends_the_session_and_its_jobs(
+    side: str, remote: Remote, local: Service, tmp_path: Path
+):
+    remote.start()
+    machine = FakeMachine(local.endpoint, backend=remote.backend()).attached()
+    assert ask(machine, 10) == 10
+    started = tmp_path / "started"
+    machine.write(2, fake.page(fake.SLOW, 1, f"{tmp_path / 'never'} {started}"))
+    machine.request(2)
+    machine.until(started.exists)
+    done = remote.said("job_done")
+    ours, theirs = remote.ours, remote.theirs
+    folder, other, name = (theirs, ours, "ours") if side == "there" else (ours, theirs, "theirs")
+    keys.revoke(folder, name)
+    refused = machine.rejected()
+    assert refused.reason == "queue_full"
+    assert {"there": "no longer authorized", "here": "was removed"}[side] in refused.text
+    if side == "here":  # what it made before is not to be run either
+        assert "not trusted" in machine.wait(TranslatorDead).reason
+    else:
+        machine.write(1, fake.page(value=11))
+        machine.request(1)
+        assert machine.rejected().reason == "queue_full"
+    assert remote.said("key_revoked") == (side == "there")
+    assert remote.said("job_done") == done
+    keys.authorize(folder, other.folder / keys.PUBLIC, name)
+    if side == "here":
+        machine.begin_again()
+    assert ask(machine, 12) == 12
     machine.close()
 
 

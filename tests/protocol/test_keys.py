@@ -14,7 +14,7 @@ from cpu_proc import cli
 from protocol import keys
 from protocol.errors import UserError
 from protocol.keys import Keys
-from protocol.messages import Message, Ping, Pong
+from protocol.messages import Error, Message, Ping, Pong
 from protocol.transport import Client, Server, new_pair
 
 DEADLINE = 240.0
@@ -77,6 +77,43 @@ def test_an_unknown_key_is_refused_until_it_is_entered(
     client.close()
 
 
+def test_a_key_that_is_removed_ends_its_connection_and_no_other(
+    sides: tuple[Keys, Keys], server: Server, tmp_path: Path
+):
+    other = keys.make(tmp_path / "other", new_pair)
+    keys.authorize(sides[1], other.folder / keys.PUBLIC, "other")
+    client, stays = (Client(server.endpoint, one, sides[1].public) for one in (sides[0], other))
+    for one in (client, stays):
+        assert exchange(one, server, bool)[0] == Pong(1, 5, 9)
+    keys.revoke(sides[1], "here")
+    end = time.monotonic() + DEADLINE
+    while not (gone := server.revoked()):
+        assert time.monotonic() < end
+        server.poll(0.05)
+        server.receive()
+    assert len(gone) == 1
+    last = exchange(client, server, lambda heard: heard and isinstance(heard[-1], Error))[-1]
+    assert isinstance(last, Error)
+    assert last.name == "unknown_session"
+    while client.poll(0).messages:
+        client.receive()
+    client.send(Ping(1, 7))
+    heard: list[object] = []
+    while not heard:  # on the connection that still stands: nothing is taken from it
+        assert time.monotonic() < end
+        assert server.poll(0.05) is not None
+        assert server.receive() == []
+        client.poll(0.05)
+        heard = [*client.receive()]
+    assert all(isinstance(one, Error) for one in heard)
+    assert exchange(stays, server, bool)[0] == Pong(1, 5, 9)
+    keys.authorize(sides[1], sides[0].folder / keys.PUBLIC, "here")
+    pongs = exchange(client, server, lambda heard: heard and isinstance(heard[-1], Pong))
+    assert pongs[-1] == Pong(1, 5, 9)
+    client.close()
+    stays.close()
+
+
 def test_another_server_than_the_known_one_is_refused(
     sides: tuple[Keys, Keys], server: Server, tmp_path: Path
 ):
@@ -111,6 +148,12 @@ def test_the_command_makes_and_enters_keys(tmp_path: Path, capsys: pytest.Captur
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
     assert cli.main(["keys", str(here)]) == 0
     assert capsys.readouterr().out.split()[3] == public
+    assert cli.main(["keys", str(there), "--revoke", "here"]) == 0
+    assert "authorized" not in capsys.readouterr().out
+    assert cli.main(["keys", str(there), "--revoke", "here"]) == 2
+    assert "no key 'here' is authorized" in capsys.readouterr().err
+    assert cli.main(["keys", str(tmp_path / "nowhere"), "--revoke", "here"]) == 2
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_keys_that_others_can_read_and_what_is_no_key_are_refused(tmp_path: Path):
@@ -123,6 +166,8 @@ def test_keys_that_others_can_read_and_what_is_no_key_are_refused(tmp_path: Path
         keys.authorize(here, here.folder / keys.PUBLIC, "myself")
     with pytest.raises(UserError, match="no name"):
         keys.authorize(here, there.folder / keys.PUBLIC, "../x")
+    with pytest.raises(UserError, match="other things in it"):
+        keys.make(tmp_path, new_pair)
     (tmp_path / "junk").write_text("public = short\n")
     with pytest.raises(UserError, match="no key file"):
         keys.authorize(here, tmp_path / "junk", "junk")

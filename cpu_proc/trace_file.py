@@ -2,9 +2,9 @@
 
 Problem: why is it slow *now*? Counts say how much, not in which order: a region that came late, a
 hart that slept, a retirement that everybody waited for. So what happens is written as it happens,
-in Chrome's trace format (an array of JSON events), which <https://ui.perfetto.dev> opens.
+in one of two formats that <https://ui.perfetto.dev> opens (`trace_formats.py`).
 
-What is in it, microseconds of the host's monotonic clock:
+What is in it, by the host's monotonic clock:
 - process `machine`: a track a hart (`native`, `sleeps`; what lies between is Python), a track of
   retirements of everything with their parts, an instant for each other retirement, and an
   asynchronous span for each request from TRANSLATE sent to what became of it;
@@ -22,7 +22,6 @@ Read next: docs/profiling.md (how to read it), `explain_file.py` (its sibling fo
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -30,7 +29,7 @@ import time
 from collections import deque
 from typing import IO, TYPE_CHECKING, Any
 
-from cpu_proc import explain
+from cpu_proc import explain, trace_formats
 from protocol.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,9 +64,10 @@ class TraceFile:
         self._machine = machine
         self._path = path
         try:
-            self._file: IO[str] = open(path, "w", encoding="ascii", buffering=1 << 16)  # noqa: SIM115
+            self._file: IO[bytes] = open(path, "wb", buffering=1 << 16)  # noqa: SIM115
         except OSError as error:
             raise UserError(f"-trace {path}: {error.strerror}") from error
+        self._format = trace_formats.of(path)
         self._queue: deque[tuple[Any, ...]] = deque()
         self._problem = ""
         self.lost = 0
@@ -77,13 +77,12 @@ class TraceFile:
         self._translator = 0
         self._origin = time.monotonic_ns() - int(machine.retirement.now() * 1e9)
         self._pid = os.getpid()
-        self._file.write("[")
-        self._first = True
-        self._name("process_name", 0, f"machine {self._pid}")
-        for number in range(len(machine.harts)):
-            self._name("thread_name", number, f"hart {number}")
-        self._name("thread_name", RETIREMENTS, "retirements of everything")
-        self._name("thread_name", EVENTS, "retirements")
+        self._write(self._format.start())
+        self._write(self._format.process(self._pid, f"machine {self._pid}"))
+        names = {number: f"hart {number}" for number in range(len(machine.harts))}
+        names |= {RETIREMENTS: "retirements of everything", EVENTS: "retirements"}
+        for number, name in names.items():
+            self._write(self._format.track(self._pid, number, name))
         machine.retirement.told.append(self._retired)
         for hart in machine.harts:
             self._watch(hart)
@@ -92,7 +91,7 @@ class TraceFile:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is left, and the array's end. Harmless when called again."""
+        """Write what is left, and the file's end. Harmless when called again."""
         if self._ended.is_set():
             return
         self._ended.set()
@@ -103,9 +102,9 @@ class TraceFile:
             self._span(number)
         for id in list(self._requests):
             self._end(id, time.monotonic_ns(), "the machine ended")
-        self._instant(time.monotonic_ns(), EVENTS, "end", {"lost": self.lost})
+        self._instant(time.monotonic_ns(), "end", {"lost": self.lost})
+        self._write(self._format.finish())
         try:
-            self._file.write("\n]\n")
             self._file.close()
         except OSError as error:
             self._problem = self._problem or str(error.strerror)
@@ -173,10 +172,11 @@ class TraceFile:
                 case ("requested", when, id, page, translator):
                     if translator != self._translator:
                         self._translator = translator
-                        text = f"translator {translator}"
-                        self._name("process_name", 0, text, process=translator)
+                        name = f"translator {translator}"
+                        self._write(self._format.process(translator, name))
                     self._requests[id] = (when, page)
-                    self._nest("b", "request", id, when, "request", {"page": page})
+                    whose = (self._pid, "request", id)
+                    self._write(self._format.begin(*whose, "request", when, {"page": page}))
                 case ("answered", when, id, message):
                     self._phases(when, id, message)
                 case ("ended", when, id, how):
@@ -193,16 +193,17 @@ class TraceFile:
         track = self._tracks[number]
         if track.name:
             duration = track.end - track.start
-            self._complete(number, track.name, track.start, duration, {"times": track.count})
+            self._span_of(number, track.name, track.start, duration, {"times": track.count})
             track.name = ""
 
     def _end(self, id: int, when: int, how: str) -> None:
         if self._requests.pop(id, None) is not None:
             answered = self._answers.pop(id, None)
+            whose = (self._pid, "request", id)
             if answered is not None:
-                self._nest("b", "publish", id, answered, "request", {})
-                self._nest("e", "publish", id, when, "request", {"how": how})
-            self._nest("e", "request", id, when, "request", {"how": how})
+                self._write(self._format.begin(*whose, "publish", answered, {}))
+                self._write(self._format.end(*whose, "publish", when, {"how": how}))
+            self._write(self._format.end(*whose, "request", when, {"how": how}))
 
     def _phases(self, when: int, id: int, message: Translated) -> None:
         if id not in self._requests:
@@ -218,66 +219,46 @@ class TraceFile:
             "bytes": message.code_size,
             "from_store": not any(times[name] for name in PHASES[1:-1]),
         }
-        self._nest("b", "translate", id, at, "translation", about, self._translator)
+        whose = (self._translator, "translation", id)
+        self._write(self._format.begin(*whose, "translate", at, about))
         for name in PHASES:
             if times[name]:
-                self._nest("b", name, id, at, "translation", {}, self._translator)
+                self._write(self._format.begin(*whose, name, at, {}))
                 at += times[name] * 1000
-                self._nest("e", name, id, at, "translation", {}, self._translator)
-        self._nest("e", "translate", id, at, "translation", {}, self._translator)
+                self._write(self._format.end(*whose, name, at, {}))
+        self._write(self._format.end(*whose, "translate", at, {}))
 
     def _retirement(self, event: Event) -> None:
         end = self._origin + int(event.when * 1e9)
         about = {"number": event.number, "epoch": event.epoch, "text": explain.line(event)}
         if not event.ms:
-            self._instant(end, EVENTS, event.cause, about)
+            self._instant(end, event.cause, about)
             return
         waited, rest = int(event.waited_ms * 1e6), int(event.ms * 1e6)
         start = end - rest - waited
         awaited = max(0, int(event.translator_ms * 1e6) - rest)  # harts run again by then
-        self._complete(RETIREMENTS, event.cause, start, waited + rest + awaited, about)
-        self._complete(RETIREMENTS, "harts out", start, waited, {})
+        self._span_of(RETIREMENTS, event.cause, start, waited + rest + awaited, about)
+        self._span_of(RETIREMENTS, "harts out", start, waited)
         if awaited:
-            self._complete(RETIREMENTS, "translator", end, awaited, {})
+            self._span_of(RETIREMENTS, "translator", end, awaited)
         for id in list(self._requests):  # all were of an older epoch
             self._end(id, end, "retired")
-        self._complete(RETIREMENTS, "records", end - rest, int(event.records_ms * 1e6), {})
+        self._span_of(RETIREMENTS, "records", end - rest, int(event.records_ms * 1e6))
 
-    # --- the format ------------------------------------------------------------------------------
+    # --- the file --------------------------------------------------------------------------------
 
-    def _name(self, what: str, track: int, name: str, process: int = 0) -> None:
-        args = {"name": name}
-        event = {"ph": "M", "name": what, "pid": process or self._pid, "tid": track}
-        self._write({**event, "args": args})
-
-    def _complete(self, track: int, name: str, start: int, took: int, args: dict[str, Any]) -> None:
-        event = {"ph": "X", "name": name, "cat": "machine", "tid": track, "pid": self._pid}
-        self._write({**event, "ts": start / 1e3, "dur": took / 1e3, "args": args})
-
-    def _instant(self, when: int, track: int, name: str, args: dict[str, Any]) -> None:
-        event = {"ph": "i", "s": "t", "name": name, "cat": "machine", "tid": track}
-        self._write({**event, "pid": self._pid, "ts": when / 1e3, "args": args})
-
-    def _nest(
-        self,
-        kind: str,
-        name: str,
-        id: int,
-        when: int,
-        category: str,
-        args: dict[str, Any],
-        process: int = 0,
+    def _span_of(
+        self, track: int, name: str, start: int, took: int, about: dict[str, Any] | None = None
     ) -> None:
-        """Begin (b) or end (e) an asynchronous span; those of one id nest."""
-        event = {"ph": kind, "name": name, "cat": category, "id": hex(id), "ts": when / 1e3}
-        self._write({**event, "pid": process or self._pid, "tid": 0, "args": args})
+        self._write(self._format.span(self._pid, track, name, start, took, about or {}))
 
-    def _write(self, event: dict[str, Any]) -> None:
+    def _instant(self, when: int, name: str, about: dict[str, Any]) -> None:
+        self._write(self._format.instant(self._pid, EVENTS, name, when, about))
+
+    def _write(self, data: bytes) -> None:
         if self._problem:
             return
         try:
-            self._file.write("\n" if self._first else ",\n")
-            self._file.write(json.dumps(event, separators=(",", ":")))
-            self._first = False
+            self._file.write(data)
         except OSError as error:
             self._problem = str(error.strerror)

@@ -1,7 +1,7 @@
 """`coldboot run -trace FILE`: a time line that a viewer of Chrome's trace format can show.
 
-Perfetto's own reader is not asked: its Python package fetches a program when it is used. What is
-checked is what the format demands, and what a person should find.
+What is checked is what the format demands, and what a person should find. Perfetto's own format:
+`test_trace_perfetto.py`.
 """
 
 from __future__ import annotations

@@ -26,8 +26,10 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from cpu_proc.publisher import WORKED
+from cpu_proc.upgrades import Upgrades, Wanted
 from protocol import mutants
 from protocol.generations import Stamp
+from protocol.layout import STATE_EXACT, STATE_LOOKS
 from protocol.messages import Rejected, Translated
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ PROBES = 24
 CREDIT = 16  # probes that may be in vain; each that is not gives a few more
 GAIN = 4
 MOST_MERGES = 3  # of a page, in an epoch
+LEAST = 1  # heat of what has a region already
 
 
 class Asker:
@@ -56,6 +59,8 @@ class Asker:
         self._publisher = publisher
         self._forced = forced
         self._merges: Counter[int] = Counter()  # by page: how often its regions were to be one
+        self.upgrades = Upgrades(machine, publisher.counts)
+        publisher.told = self.upgrades.published
         self._probes: dict[int, list[int]] = {}  # under way, the first that was asked for first
         self._credit = CREDIT
 
@@ -63,12 +68,14 @@ class Asker:
         """Everything is retired."""
         self._backlog.clear()
         self._merges.clear()
+        self.upgrades.clear()
         self._probes.clear()
         self._credit = CREDIT
 
     def asks(self, session: MachineSession) -> Iterator[list[MachineAction]]:
         """What is to be done to ask for the hottest, as much as may be under way."""
         backlog, records = self._backlog, self._machine.records
+        self.upgrades.settle(session.is_asked)
         while session.state == "attached" and self._room(session) and backlog:
             page, slots, heat = backlog.take()
             covered = records.entry_slots(page)
@@ -80,8 +87,9 @@ class Asker:
                     yield session.cancel_page(page)
                 yield self._ask(session, page, wanted, covered, heat)
             elif self._may_merge(page):
-                seen = records.seen_slots(page)
-                yield session.request(self._stamp(page), covered, heat, 1, (), seen)
+                self.upgrades.crossed(page)
+        while session.state == "attached" and (anew := self.upgrades.take(session.asks_about)):
+            yield self._ask_anew(session, anew)
         if self._forced or self._publisher.shortcuts is not None:
             return
         while session.state == "attached" and len(self._probes) < min(PROBES, self._credit):
@@ -98,6 +106,7 @@ class Asker:
     def answered(self, message: Translated | Rejected) -> list[int]:
         """An answer came; the pages whose probes are to be withdrawn."""
         page = message.page
+        self.upgrades.answered(message)
         probe = self._probes.get(page)
         if probe is None:
             return []
@@ -121,7 +130,7 @@ class Asker:
         return True
 
     def _room(self, session: MachineSession) -> bool:
-        return session.outstanding - len(self._probes) < WINDOW
+        return session.outstanding - len(self._probes) - self.upgrades.under_way < WINDOW
 
     def _ask(
         self, session: MachineSession, page: int, wanted: list[int], covered: set[int], heat: int
@@ -131,6 +140,12 @@ class Asker:
         blind = self._forced or mutants.armed("M27")
         seen = b"" if blind else self._machine.records.seen_slots(page)
         return session.request(self._stamp(page), wanted, heat, 0, known, seen)
+
+    def _ask_anew(self, session: MachineSession, anew: Wanted) -> list[MachineAction]:
+        seen = self._machine.records.seen_slots(anew.page)
+        actions = session.request(self._stamp(anew.page), anew.slots, LEAST, 1, (), seen)
+        self.upgrades.asked(anew, actions)
+        return actions
 
     def _may_merge(self, page: int) -> bool:
         """Whether the regions of a page shall be made one, for control changes between them often.
@@ -145,5 +160,6 @@ class Asker:
     def _stamp(self, page: int) -> Stamp:
         words = self._machine.control.words
         generation = self._machine.records.generation(page)
-        exact = int(self._machine.options.icount is not None)
-        return Stamp(int(words.epoch), int(words.map_generation), page, generation, exact)
+        state = STATE_EXACT * (self._machine.options.icount is not None)
+        state |= STATE_LOOKS * self.upgrades.looks(page)
+        return Stamp(int(words.epoch), int(words.map_generation), page, generation, state)

@@ -76,12 +76,16 @@ class Exits:
         machine = self._machine
         state = hart.state
         wanted: dict[int, list[int]] = {}
+        failing: dict[int, list[int]] = {}
         for i in range(state.hot_count):
+            record = state.hot[2 * i]
             page = machine.records.page_of(state.hot[2 * i + 1])
             if page is not None:
-                wanted.setdefault(page, []).append(machine.records.slot_of(state.hot[2 * i]))
+                found = failing if record & layout.HOT_ASSUMED else wanted
+                found.setdefault(page, []).append(machine.records.slot_of(record))
         state.hot_count = 0
         if machine.translator is not None:
+            machine.translator.failing(failing)
             machine.translator.want(wanted)
 
     def retirement(self, hart: Hart) -> None:

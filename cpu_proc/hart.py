@@ -96,6 +96,7 @@ class Hart:
         self.state = HART.ctype.from_address(address)
         self.wake = Wake()
         self.stopped = False
+        self.sampled = False  # it was called to tell where it is: see `upgrades.py`
         self.alarm = NEVER  # mtime at which counted time calls a device: see `alarm.py`
         self._short_sleeps = self._polled = 0
         self._patience = PATIENCE[0]
@@ -127,6 +128,7 @@ class Hart:
         state.execute_one = engine.address("h_execute_one")
         state.way_out = engine.address("h_way_out")
         state.crossing = engine.address("h_crossing")
+        state.assumed = engine.address("h_assumed")
         state.engine, state.engine_size = engine.base, engine.size
         state.tlb_load = engine.address("region_load")
         state.tlb_store = engine.address("region_store")

@@ -411,6 +411,8 @@ class Machine:
                 reason = hart.run()
                 if self.profiler is not None and self.profiler.wanted[hart.index]:
                     self.profiler.take(hart)
+                if hart.sampled and reason == layout.EXIT_ATTENTION and self.translator is not None:
+                    self.translator.sample(hart)
                 self.safe_point.leave()
                 if reason == layout.EXIT_WAIT:
                     if self.mistakes is not None:

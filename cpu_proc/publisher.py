@@ -124,6 +124,8 @@ class Publisher:
         self.shortcuts = Shortcuts.made()
         self.counts: Counter[str] = Counter()
         self.times: Counter[str] = Counter()
+        self.told: Callable[[Translated], None] = lambda _: None
+        """Hears of each region put into force, at a safe point."""
 
     def shorten(self, epoch: int, page: int, wanted: list[int]) -> list[int]:
         """Serve slots from what is remembered beyond its time; those that are left."""
@@ -179,6 +181,7 @@ class Publisher:
             self.shortcuts.published(message)
             self._put(("leftovers", self.shortcuts))
         self.counts["published"] += 1
+        self.told(message)
         self._end(message, "published")
         if any(getattr(message.timings, name) for name in WORKED):
             self.counts["instructions"] += message.instructions

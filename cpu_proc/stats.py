@@ -42,7 +42,8 @@ def _hart(hart: Hart, seconds: float) -> str:
     return (
         f"hart {hart.index}: {state.count} instructions, {state.stat_traps} traps, "
         f"{state.stat_decodes} decodes, {state.stat_walks} walks, "
-        f"{state.stat_stores} tracked stores, {state.stat_mmio} device accesses; "
+        f"{state.stat_stores} tracked stores, {state.stat_mmio} device accesses, "
+        f"{state.stat_assumed} failed assumptions; "
         f"left native code: {rates(leaves, seconds)}"
     )
 

@@ -38,6 +38,7 @@ from protocol.logs import Complaints, get_logger
 from protocol.riscv.identity import isa_hash
 
 if TYPE_CHECKING:
+    from cpu_proc.hart import Hart
     from cpu_proc.machine import Machine
     from cpu_proc.run_options import RunOptions
     from protocol.messages import Segment
@@ -112,6 +113,16 @@ class TranslatorLink:
         self._put(("want", wanted))
         if self._forced:
             self.settle(FORCED_PATIENCE)
+
+    def failing(self, failing: dict[int, list[int]]) -> None:
+        """What the regions entered there assume often does not hold: page -> slots."""
+        if failing:
+            self._put(("failing", failing))
+
+    def sample(self, hart: Hart) -> None:
+        """A hart that was called for a sample has left native code."""
+        hart.sampled = False
+        self._asker.upgrades.sample(hart)
 
     def settle(self, seconds: float) -> bool:
         """Wait until no request is outstanding; whether that came."""
@@ -244,6 +255,8 @@ class TranslatorLink:
                 self._mailbox.put(wish)
         self._client: Connection = self._connect()
         self._act(self._session.connect(secrets.randbits(64) or 1))
+        if not self._forced:
+            self._timers.set("sample", self._asker.upgrades.tick())
         while self._session.state != "closed":
             ready = self._client.poll(self._timers.wait(POLL_LIMIT))
             for wish in self._mailbox.take_all():
@@ -257,7 +270,10 @@ class TranslatorLink:
             if ready.disconnected:
                 self._act(self._session.disconnected())
             for name in self._timers.due():
-                self._act(self._session.timer(name))
+                if name == "sample":
+                    self._timers.set(name, self._asker.upgrades.tick())
+                else:
+                    self._act(self._session.timer(name))
             self._swap_next()
             self._tell_settled()
             self._feed()
@@ -288,6 +304,10 @@ class TranslatorLink:
             case ("want", wanted):
                 if not self._void:
                     self._backlog.add(wanted)
+            case ("failing", failing):
+                if not self._void:
+                    for page, slots in failing.items():
+                        self._asker.upgrades.failing(page, slots)
             case ("again", epoch, page, slots):
                 if epoch == self._machine.retirement.epoch:
                     self._backlog.again(page, slots)

@@ -32,11 +32,11 @@ from jit_proc.job import Job, Region
 from jit_proc.process import child_environment
 from jit_proc.states import states
 from protocol.comparison import MAX_PACKET, Found, Load, Side, State, pack, unpack
+from protocol.layout import STATE_EXACT
 
 START_LIMIT = 15.0  # seconds until the process is ready
 RUN_LIMIT = 15.0  # seconds for a state, whatever else the host does
 HANG = 2.0  # seconds of processor time that no state needs
-STATE_EXACT = 1  # bit of the state word (`lift.py`)
 EXTRA = 3  # so many times the states asked for, while they lead to new instructions
 _F_ADD_SEALS, _SEALS = 1033, 0x1 | 0x2 | 0x4 | 0x8  # SEAL, SHRINK, GROW, WRITE
 

@@ -31,44 +31,25 @@ from jit_proc.handlers import (
 )
 from jit_proc.ngrams import Ngram
 from jit_proc.runtime import ROUTINES
-from protocol.layout import HART, HEAT_COUNTERS
+from jit_proc.ways_out import Special, assume_less, assumed, crossing, hot, illegal, way_out
+from protocol.layout import HART
 from protocol.riscv import isa
-from protocol.riscv.isa import Instruction, parse_pattern
-from protocol.riscv.language import Function, routine_from_source
+from protocol.riscv.isa import Instruction
+from protocol.riscv.language import Function
 
 EXPORTS = (
     *("h_fused_first", "h_fused_end"),
     *("run", "step", "note_write", "drop_arrays"),
     *("h_decode", "h_page_end", "h_scratch_end", "h_far_jump"),
-    *("h_execute_one", "h_way_out", "h_crossing", "h_illegal_2", "region_load", "region_store"),
+    *("h_execute_one", "h_way_out", "h_crossing", "h_assumed", "h_illegal_2"),
+    *("region_load", "region_store"),
 )
 PASSES = ("always-inline", "sroa", "instcombine", "simplifycfg")
 LEVEL = 2
-CROSSINGS = 10  # to the power of 2: times the threshold, for regions of one page to be made one
-
-
-def _illegal(bits: int) -> Instruction:
-    body = routine_from_source("illegal", "def illegal():\n trap(2, raw)", {})
-    return Instruction("illegal", parse_pattern("0" * bits), "illegal", body, "")
-
-
-class _Special(HotEmitter):
-    """Handlers that are not instructions."""
-
-    def __init__(self) -> None:
-        super().__init__(_illegal(32), 4, near=False)
-
-    def nowhere(self, name: str) -> str:
-        """A place in the code that is no handler."""
-        self.terminate("unreachable")
-        return self.text(name)
-
-    def record_word(self) -> str:
-        return self.value("ptrtoint ptr %record to i64")
 
 
 def _decode() -> str:
-    out = _Special()
+    out = Special()
     filled, refused = out.new_label(), out.new_label()
     status = out.value(f"call i64 @r_decode_record(ptr %hart, i64 {out.record_word()})")
     out.branch_if(out.compare("ne", status, "0"), filled, refused)
@@ -79,9 +60,7 @@ def _decode() -> str:
     return out.text("decode")
 
 
-def _arrive(
-    out: _Special, record: str, bias: str, count: str = "%count", tlb: str = "%tlb"
-) -> None:
+def _arrive(out: Special, record: str, bias: str, count: str = "%count", tlb: str = "%tlb") -> None:
     """Go on at a record that control came to from another page: tier 0's counts the heat.
 
     Without it, code that is only ever run into from the page before, or jumped to from one that
@@ -100,7 +79,7 @@ def _arrive(
 
 def _page_end() -> str:
     """Go on at the record's pc by the fetch TLB: the end of a page."""
-    out = _Special()
+    out = Special()
     look, go = out.new_label(), out.new_label()
     out.branch_if(out.compare("uge", "%count", out.read_field("limit")), look, go, ", !prof !1")
     out.label(look)
@@ -117,7 +96,7 @@ def _scratch_end() -> str:
     As in straight code, a limit that is merely reached is for taken transfers to find: what comes
     this way out of a region, at any instruction, is interrupted where tier 0 would be.
     """
-    out = _Special()
+    out = Special()
     look, go = out.new_label(), out.new_label()
     out.branch_if(out.compare("eq", out.read_field("limit"), "0"), look, go, ", !prof !1")
     out.label(look)
@@ -137,7 +116,7 @@ def _scratch_end() -> str:
 
 def _to_memory(name: str, pc: str) -> str:
     """Handlers that put pc and count into memory and settle."""
-    out = _Special()
+    out = Special()
     if pc == "record":
         out.write_field("pc", out.special("pc"))
     elif pc == "address":
@@ -166,7 +145,7 @@ def _settle(name: str) -> str:
 
     `settle_far`: after a jump, a trap or a return from one; the record's heat is counted.
     """
-    out = _Special()
+    out = Special()
     again, go, leave, hit, miss, trapped, filled = (out.new_label() for _ in range(7))
     out.jump_to(again)
     out.label(again)
@@ -215,7 +194,7 @@ def _settle(name: str) -> str:
 
 def _straddle() -> str:
     """Execute the one instruction at the record's pc from the scratch array."""
-    out = _Special()
+    out = Special()
     pc = out.special("pc")
     out.write_field("pc", pc)
     out.write_field("count", "%count")
@@ -231,7 +210,7 @@ def _straddle() -> str:
 
 def _execute_one() -> str:
     """Execute the record's instruction in tier 0, then go on: what a region cannot do itself."""
-    out = _Special()
+    out = Special()
     tier0, region = out.new_label(), out.new_label()
     handler = out.load_word("%record")
     inside = out.binary("sub", handler, out.read_field("engine"))
@@ -248,7 +227,7 @@ def _execute_one() -> str:
 
 def _step() -> str:
     """One interrupt, or the instruction at hart.pc; `hart.limit` is 0, so the hart leaves then."""
-    out = _Special()
+    out = Special()
     trapped, go = out.new_label(), out.new_label()
     found = out.value("call i64 @r_fetch_step(ptr %hart)")
     out.branch_if(out.compare("eq", found, "0"), trapped, go)
@@ -261,7 +240,7 @@ def _step() -> str:
 
 def _await_stores() -> str:
     """fence.i with several harts: go on behind it, or look at calls and execute it again."""
-    out = _Special()
+    out = Special()
     done, again = out.new_label(), out.new_label()
     status = out.value("call i64 @r_stores_done(ptr %hart)")
     out.branch_if(out.compare("ne", status, "0"), done, again)
@@ -276,68 +255,6 @@ def _await_stores() -> str:
     out.label(go)
     out.dispatch(record, count)
     return out.text("await_stores")
-
-
-def _hot() -> str:
-    out = _Special()
-    out.emit(f"call void @r_note_hot(ptr %hart, i64 {out.record_word()})")
-    look, go = out.new_label(), out.new_label()
-    out.branch_if(out.compare("uge", "%count", out.read_field("limit")), look, go)
-    out.label(look)
-    out.tail("@h_look", "%record", "%count")
-    out.label(go)
-    out.dispatch("%record", "%count")
-    return out.text("hot")
-
-
-def _count_heat(out: _Special, table: str, threshold: str, cool: str) -> None:
-    """Count the record in a table, by a hash; at the threshold it is hot, else go to `cool`.
-
-    The counter fires 16 times as rarely from then on: what may not become a region must not cost
-    much.
-    """
-    place = out.record_word()
-    mixed = out.binary("xor", out.binary("lshr", place, "4"), out.binary("lshr", place, "16"))
-    index = out.binary("and", mixed, str(HEAT_COUNTERS - 1))
-    counter = out.address(out.field(table), out.binary("shl", index, "3"))
-    heat = out.binary("add", out.load_word(counter), "1")
-    out.store_word(heat, counter)
-    hot = out.new_label()
-    out.branch_if(out.compare("sge", heat, threshold), hot, cool, ", !prof !1")
-    out.label(hot)
-    out.store_word(out.binary("shl", out.binary("sub", "1", threshold), "4"), counter)
-    out.tail("@h_hot", "%record", "%count")
-
-
-def _crossing() -> str:
-    """From a region to another one of its page: very often, and they had better be one.
-
-    A translation costs as much as a million such ways, so that many make it worth while.
-    """
-    out = _Special()
-    cool = out.new_label()
-    threshold = out.binary("shl", out.read_field("threshold"), str(CROSSINGS))
-    _count_heat(out, "crossings", threshold, cool)
-    out.label(cool)
-    out.dispatch("%record", "%count")
-    return out.text("crossing")
-
-
-def _way_out() -> str:
-    """A region leaves for a record of tier 0: count its heat, go on there.
-
-    A record not decoded yet does not count: its line is not tracked, so an answer made from it
-    could not be published.
-    """
-    out = _Special()
-    decoded, cool = out.new_label(), out.new_label()
-    handler = out.value("load ptr, ptr %record, align 8")
-    out.branch_if(out.value(f"icmp ne ptr {handler}, @h_decode"), decoded, cool)
-    out.label(decoded)
-    _count_heat(out, "heat", out.read_field("threshold"), cool)
-    out.label(cool)
-    out.dispatch("%record", "%count")
-    return out.text("way_out")
 
 
 def _entry(name: str, handler: str) -> str:
@@ -418,7 +335,7 @@ def text(*, tracking: bool = True, grams: Sequence[Ngram] | None = None, counts:
     variants += [
         (e.instruction, e.length, variant(e, True), True) for e in encodings if is_direct(e)
     ]
-    variants += [(_illegal(16), 2, "illegal_2", False), (_illegal(32), 4, "illegal_4", False)]
+    variants += [(illegal(16), 2, "illegal_2", False), (illegal(32), 4, "illegal_4", False)]
     for instruction, length, name, near in variants:
         if name in handlers:
             continue
@@ -460,10 +377,10 @@ def text(*, tracking: bool = True, grams: Sequence[Ngram] | None = None, counts:
         _straddle(),
         _execute_one(),
         _step(),
-        _hot(),
+        hot(),
         _await_stores(),
     ]
-    parts += [_way_out(), _crossing()]
+    parts += [way_out(), crossing(), assumed(), assume_less()]
     parts += [
         _to_memory("look", "record"),
         _to_memory("look_between", "record"),
@@ -473,9 +390,9 @@ def text(*, tracking: bool = True, grams: Sequence[Ngram] | None = None, counts:
         _to_memory("sleep", "next"),
         DecodeTree(kinds.number).define(encodings),
         Chooser(grams, kinds).define(),
-        _Special().nowhere("fused_first"),
+        Special().nowhere("fused_first"),
         *(FusedEmitter(g, kinds).fused(name_of(i)) for i, g in enumerate(grams)),
-        _Special().nowhere("fused_end"),
+        Special().nowhere("fused_end"),
     ]
     return "\n".join(parts)
 

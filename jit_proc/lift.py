@@ -18,7 +18,7 @@ How control and state stand:
 
 Whether guest time is counted (`STATE_EXACT`) is fixed for a machine's life. Nothing else of the
 hart's state is baked into the code but that FS is Dirty and frm valid, where floating
-point is used; that is checked at the entry.
+point is used (`float_guards.py`).
 
 Invariants: translating is a pure function of the job; bytes outside `spans` had no influence.
 Guest accesses are one load or store each, in order, never hoisted out of a spin loop: volatile,
@@ -36,19 +36,24 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from jit_proc import csr_regions, kept, write_back
+from jit_proc import csr_regions, float_guards, kept, write_back
 from jit_proc.cold import ColdEmitter
 from jit_proc.emit import is_literal, literal
-from jit_proc.handlers import GUARDS, PARAMS, UNLIKELY
+from jit_proc.handlers import GUARDS, PARAMS
 from jit_proc.job import Job, Translation, Untranslatable
 from jit_proc.region_exits import RegionExits
 from jit_proc.select import Selection, Site, select, spans_of
 from protocol import mutants
-from protocol.layout import LINE_SIZE, PAGE_SIZE, RECORD_ARRAY_STRIDE
+from protocol.layout import (
+    LINE_SIZE,
+    PAGE_SIZE,
+    RECORD_ARRAY_STRIDE,
+    STATE_EXACT,
+    STATE_LOOKS,
+)
 from protocol.riscv import isa
 from protocol.riscv.language import FP_BUILTINS, Function
 
-STATE_EXACT = 1  # bit of the state word: guest time is counted
 LONG_BLOCK = 24  # computing instructions that are worth a better selection
 _LIKELY_NOT = ", !prof !1"
 
@@ -67,11 +72,14 @@ class Copy:
 class RegionEmitter(RegionExits):
     """Emits one region."""
 
-    def __init__(self, selection: Selection, exact: bool) -> None:
-        """`exact`: look at the limit at every taken branch, as tier 0 does (counted time)."""
+    def __init__(self, selection: Selection, state: int, level: int = 0) -> None:
+        """`state`, `level`: as in `Job`."""
         super().__init__(selection)
         self.selection = selection
-        self.exact = exact
+        self.exact = bool(state & STATE_EXACT)  # look at the limit at every taken branch
+        self.looks = bool(state & STATE_LOOKS)  # see `float_guards.py`
+        self.level = level
+        self.looked: set[str] = set()  # what this block has looked at
         self.site = next(iter(selection.sites.values()))
         self.pending = 0  # instructions retired in this block so far
         self.registers: dict[str, str] = {}  # "x5" -> its alloca
@@ -95,8 +103,10 @@ class RegionEmitter(RegionExits):
         for site in sites:
             self.note_callees(site)
         # Selected fast, each look for a NaN would take three instructions, as would a rotation;
-        # and long blocks without ways out cost little more.
-        self.fast = not self.float_ops & FP_BUILTINS and self.plan.longest < LONG_BLOCK
+        # and long blocks without ways out cost little more. What runs for long is worth it.
+        self.fast = (
+            not self.level and not self.float_ops & FP_BUILTINS and self.plan.longest < LONG_BLOCK
+        )
         for site in sites:
             self.emit_site(site)
         self.emit_copies()
@@ -134,15 +144,8 @@ class RegionEmitter(RegionExits):
         self.begin_carried()
         self.enter_with_floats()
         self.emit(f"%frm = load i64, ptr {self.field('frm')}")
-        if self.float_ops and not mutants.armed("M23"):  # its mistake: assumed, not checked
-            status = self.binary("and", self.read_field("mstatus"), str(3 << 13))
-            dirty = self.compare("eq", status, str(3 << 13))
-            known = self.compare("ult", "%frm", "4")
-            good, bad = self.new_label(), self.new_label()
-            self.branch_if(self.logical("&", dirty, known), good, bad, UNLIKELY)
-            self.label(bad)
-            self.leave_to("execute_one", "%record", "%count")
-            self.label(good)
+        if self.float_ops and not self.looks:
+            float_guards.enter(self)
         entries = self.selection.entries
         inside = self.binary("and", record, str(RECORD_ARRAY_STRIDE - 1))
         offset = self.binary("lshr", inside, "3")
@@ -156,6 +159,7 @@ class RegionEmitter(RegionExits):
                 self.settle_count()
                 self.enter(site.offset)
             self.label(f"b{site.offset}")
+            self.looked = set()
             self.owed = set(self.plan.inherits.get(site.offset, ()))
             self.begin_block(site.offset)
             self.pending = 0
@@ -182,6 +186,7 @@ class RegionEmitter(RegionExits):
             self.settle()
             self.jump_to(f"g{site.offset}")
             self.label(f"g{site.offset}")
+            self.looked = set()
         before, owed = self.pending, set(self.owed)
         self.body(function, operands)
         if not self.done:
@@ -226,6 +231,7 @@ class RegionEmitter(RegionExits):
         self.apart = True
         for copy in self.copies.values():
             self.done = True
+            self.looked = set()
             self.pending, self.owed = copy.pending, copy.owed
             self.restore_floats(copy.floats)
             for site in copy.block:
@@ -330,12 +336,16 @@ class RegionEmitter(RegionExits):
 
     def call_routine(self, function: Function, args: tuple[str, ...] | list[str]) -> str:  # type: ignore[override]
         if function.name in ("requires_fp", "check_fp"):
-            return ""  # checked at the entry
+            if self.looks:
+                float_guards.look(self, "dirty")
+            return ""
         if function.name in csr_regions.ROUTINES:
             return csr_regions.emit(self, function, list(args))
         if function.name == "rounding":
             mode = args[0]
             if mode == "7":
+                if self.looks:
+                    float_guards.look(self, "known")
                 return "%frm"
             if not (self.converts() or (self.is_exact() and int(mode) <= 4)):
                 self.guard(self.compare("eq", "%frm", mode))
@@ -485,7 +495,7 @@ def translate(job: Job) -> Translation:
     selected = time.perf_counter_ns()
     if not selection.entries:
         raise Untranslatable("unsupported", "no instruction at the entries can stand in a region")
-    emitter = RegionEmitter(selection, bool(job.state_word & STATE_EXACT))
+    emitter = RegionEmitter(selection, job.state_word, job.level)
     text = emitter.define()
     parts = {_PRELUDE: None, text: None}
     parts |= emitter.float_parts

@@ -247,13 +247,13 @@ STRUCTURES = (
     Structure(
         "hot list",
         "machine",
-        "emptied on every hart; the backlog too",
+        "emptied on every hart; the backlog and what is to be asked for anew too",
         "kept: it names records",
         "kept: a request is stamped when it is sent",
         "does not depend",
         "requests",
         "cpu_proc/exits.py _serve_hot",
-        "Hart.hot Hart.hot_count Hart.heat Hart.crossings",
+        "Hart.hot Hart.hot_count Hart.heat Hart.crossings Hart.failures",
     ),
     Structure(
         "copy of the memory map",

@@ -367,6 +367,7 @@ PLAIN = frozenset(
         "Hart.execute_one",
         "Hart.way_out",
         "Hart.crossing",
+        "Hart.assumed",
         "Hart.engine",
         "Hart.engine_size",
         "Hart.tlb_load",
@@ -377,6 +378,7 @@ PLAIN = frozenset(
         "Hart.stat_walks",
         "Hart.stat_stores",
         "Hart.stat_mmio",
+        "Hart.stat_assumed",
     ]
 )
 """Words of the shared layout that hold nothing derived from guest code or the map: architectural

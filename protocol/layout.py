@@ -50,7 +50,10 @@ NO_PAGE = 2**64 - 1  # a tag that matches no address
 MAX_SLOTS = 32
 MAX_HARTS = 8
 HOT_RING = 64
+HOT_ASSUMED = 1  # of a record's address in it: the region there assumes what often does not hold
 HEAT_COUNTERS = 256
+STATE_EXACT = 1  # bit of the state word: guest time is counted
+STATE_LOOKS = 2  # of FS and frm nothing is assumed: they are looked at where they matter
 
 
 @dataclass(frozen=True)
@@ -283,7 +286,7 @@ HART = Struct(
     ("fetch_bias", "scratch of the fetch path: bias of the page found"),
     (
         "hot",
-        "records found hot: address of the record, address of the page descriptor",
+        "records found hot: address of the record, and HOT_*; address of the page descriptor",
         2 * HOT_RING,
     ),
     ("pool_next", "address of the next free record array"),
@@ -300,6 +303,7 @@ HART = Struct(
     ("execute_one", "address of the engine's one-instruction interpreter, for regions"),
     ("way_out", "address of the engine's arrival at a record of tier 0, for regions"),
     ("crossing", "address of the engine's way from a region to another one of its page"),
+    ("assumed", "address of the engine's way on where what a region assumes does not hold"),
     ("engine", "address of the engine's code. Writer: machine"),
     ("engine_size", "bytes of it: a handler outside belongs to a region. Writer: machine"),
     (
@@ -308,6 +312,7 @@ HART = Struct(
         HEAT_COUNTERS,
     ),
     ("crossings", "the same of ways from region to region inside a page", HEAT_COUNTERS),
+    ("failures", "the same of regions whose assumptions did not hold", HEAT_COUNTERS),
     ("tlb_load", "address of the engine's load slow path, for regions"),
     ("tlb_store", "address of the engine's store slow path, for regions"),
     (
@@ -323,6 +328,7 @@ HART = Struct(
     ("stat_walks", "TLB misses that walked"),
     ("stat_stores", "stores to tracked lines"),
     ("stat_mmio", "accesses to devices"),
+    ("stat_assumed", "times that what a region assumes did not hold"),
     ("data_filled", "bit i: set i of `data_tlbs` has bits in `data_used`"),
     ("fetch_filled", "the same of `fetch_tlbs`"),
     (

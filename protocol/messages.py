@@ -249,11 +249,12 @@ class Translate(_Stamped):
     map_generation: generation of the memory map.
     page: backing page index.
     page_generation: the page's generation.
-    state_word: privilege, translation, FS and whatever else may be baked into the code.
+    state_word: whatever may be baked into the code: bit 0, guest time is counted; bit 1, nothing
+        is assumed of FS and frm, for what was assumed often did not hold.
     entries: slots at which the code must be enterable, ascending.
     heat: how often the hottest entry was taken; greater is translated sooner.
-    level: 0 at first; 1 when regions of the page are to become one, for control changes between
-        them very often.
+    level: 0 at first; 1 for what proved hot, which is worth a dearer translation: when a region ran
+        for long, and when several of the page are to become one.
     known: slots where regions are entered already, ascending: advice. What would come to one of
         them goes on there by the record, and is not translated twice.
     seen: a bit for each slot, from the lowest bit of the first byte on, set when its record was

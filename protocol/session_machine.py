@@ -227,6 +227,10 @@ class MachineSession:
         self._requests.add(message, self._beat)
         return [*actions, Send(message)]
 
+    def is_asked(self, id: int) -> bool:
+        """Whether a request is under way, by its id."""
+        return self._requests.has(id)
+
     def asks_about(self, page: int) -> bool:
         """Whether a request about the page is under way."""
         return bool(self._requests.about(page))

@@ -45,6 +45,10 @@ class Requests:
         id = self._by_slot.get((stamp.page, stamp.state_word, slot))
         return None if id is None else self._by_id[id][0]
 
+    def has(self, id: int) -> bool:
+        """Whether a request is not answered yet."""
+        return id in self._by_id
+
     def about(self, page: int) -> list[Translate]:
         """All requests about a page."""
         return [request for request, _ in self._by_id.values() if request.page == page]

@@ -413,7 +413,13 @@ def test_slots_that_a_region_covers_already_are_not_asked_for(world):
         asked.append((stamp.page, slots, heat, *advice))
         return []
 
-    world.link._session = SimpleNamespace(state="attached", outstanding=0, request=request)
+    world.link._session = SimpleNamespace(
+        state="attached",
+        outstanding=0,
+        request=request,
+        is_asked=lambda _: False,
+        asks_about=lambda _: False,
+    )
     world.records.publish(HERE, 1, [(0, 0x7000_0000)])
     world.link._backlog.add({HERE: [0, 4], 5: [1]})
     world.link._feed()
@@ -425,11 +431,17 @@ def test_slots_that_a_region_covers_already_are_not_asked_for(world):
 def test_regions_of_one_page_that_are_found_hot_are_asked_for_as_one_some_times(world):
     asked: list[Any] = []
 
-    def request(stamp: Any, slots: set[int], heat: int, level: int, *advice: Any) -> list[Any]:
+    def request(stamp: Any, slots: tuple[int, ...], heat: int, level: int, *_: Any) -> list[Any]:
         asked.append((stamp.page, slots, level))
         return []
 
-    world.link._session = SimpleNamespace(state="attached", outstanding=0, request=request)
+    world.link._session = SimpleNamespace(
+        state="attached",
+        outstanding=0,
+        request=request,
+        is_asked=lambda _: False,
+        asks_about=lambda _: False,
+    )
     world.records.publish(HERE, 1, [(0, 0x7000_0000)])
     world.link._backlog.add({HERE: [0]})
     world.link._feed()
@@ -438,7 +450,7 @@ def test_regions_of_one_page_that_are_found_hot_are_asked_for_as_one_some_times(
     for _ in range(2 * MOST_MERGES):
         world.link._backlog.add({HERE: [4]})
         world.link._feed()
-    assert asked == [(HERE, {0, 4}, 1)] * MOST_MERGES
+    assert asked == [(HERE, (0, 4), 1)] * MOST_MERGES
 
 
 def _asking(asked: list[Any], withdrawn: list[int]) -> Any:
@@ -452,6 +464,9 @@ def _asking(asked: list[Any], withdrawn: list[int]) -> Any:
             asked.append((stamp.page, slots, heat))
             self.outstanding += 1
             return []
+
+        def is_asked(self, number: int) -> bool:
+            return False
 
         def asks_about(self, page: int) -> bool:
             return any(page == earlier for earlier, _, _ in asked)

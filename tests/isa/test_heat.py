@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from jit_proc import lift
-from jit_proc.engine import CROSSINGS
 from jit_proc.job import Job
+from jit_proc.ways_out import CROSSINGS
 from protocol import layout
 from protocol.layout import FETCH_TLB_ENTRIES, HEAT_COUNTERS, PAGE_SIZE
 from protocol.riscv.assembler import assemble

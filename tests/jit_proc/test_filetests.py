@@ -6,7 +6,8 @@ under a line `--- name`:
 - `guest`: assembly for `CODE`; STOP, TRAP, DATA, RAM and HOLE are known names. A program ends by a
   jump to STOP, or by a trap.
 - `start`: where to enter (`enter`), what a translator was asked for (`entries`, if it is something
-  else), `exact` (counted time), `fs`, `frm`, registers by name, `memory ADDRESS = words`.
+  else), `exact` (counted time), `looks` (`float_guards.py`), `fs`, `frm`, registers by name,
+  `memory ADDRESS = words`.
 - `region`: what was selected. `ir`: the region after LLVM's passes, the hart's fields by name, up
   to the common ways out (`show = exits` shows those too; `show = assembly` adds a part `host`).
 - `end`: all that the program changed, and the offsets that tier 0 executed from the page's records
@@ -97,6 +98,10 @@ class Case:
         return "exact" in self.settings
 
     @property
+    def looks(self) -> bool:
+        return "looks" in self.settings
+
+    @property
     def start(self) -> Start:
         pc = self.value(self.settings.get("enter", "CODE"))
         x, f = {}, {}
@@ -106,7 +111,7 @@ class Case:
             elif name in F_NUMBERS:
                 f[F_NUMBERS[name]] = self.value(value) & M64
             else:
-                assert name in ("enter", "entries", "exact", "fs", "frm", "show"), name
+                assert name in ("enter", "entries", "exact", "looks", "fs", "frm", "show"), name
         return Start(
             self.program,
             pc,
@@ -120,7 +125,8 @@ class Case:
     @property
     def translation(self) -> Translation:
         asked = self.settings.get("entries", self.settings.get("enter", "CODE")).split()
-        return region_machine.lift(self.start, [self.value(e) for e in asked], self.exact)
+        entries = [self.value(e) for e in asked]
+        return region_machine.lift(self.start, entries, self.exact, self.looks)
 
 
 # --- what is written into the files ---------------------------------------------------------------

@@ -5,14 +5,23 @@ Read next: `cpu_proc/upgrades.py`.
 
 from __future__ import annotations
 
+import ctypes
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cpu_proc.machine import Machine
 from cpu_proc.options import parse
+from cpu_proc.records import Region
+from cpu_proc.upgrades import HOT, PERIOD, UNDER_WAY, Upgrades, Wanted
+from protocol.layout import FETCH_ENTRY, FETCH_TLB_ENTRIES, PAGE_SIZE
+from protocol.messages import Rejected, Translate
 from protocol.riscv.assembler import assemble
+from protocol.session import Send
 from tests.system.runner import until
 
 RAM = 0x8000_0000
@@ -122,3 +131,112 @@ def test_a_way_that_nobody_took_becomes_part_of_the_region_that_runs(running: Ma
 
     until(one_again, "one region for both ways")
     assert counts(machine)["anew_hot"] + counts(machine)["anew_crossed"] >= 2
+
+
+# --- what is asked for, and how often -----------------------------------------------------------
+
+
+class Book:
+    """`Upgrades` of a hart that runs on some pages, with a region at slot 0 of each."""
+
+    def __init__(self, pages: int) -> None:
+        self.regions = {page: [Region(page, 1, ((0, 0x1000),), page + 1)] for page in range(pages)}
+        self.generations = Counter[int]()
+        records = SimpleNamespace(
+            regions=self.regions,
+            page_of=lambda descriptor: descriptor,
+            generation=lambda page: self.generations[page],
+            entry_slots=lambda page: {s for r in self.regions[page] for s, _ in r.entries},
+        )
+        machine: Any = SimpleNamespace(records=records, harts=())
+        self.counts = Counter[str]()
+        self.upgrades = Upgrades(machine, self.counts)
+        for page in range(pages):
+            self.publish(page + 1)
+        self.tlb = (ctypes.c_uint64 * (FETCH_TLB_ENTRIES * FETCH_ENTRY.size // 8))()
+        self.numbers = 100
+        self.answered: set[int] = set()
+
+    def publish(self, number: int) -> None:
+        done: Any = SimpleNamespace(id=number, instructions=2)
+        self.upgrades.published(done)
+
+    def run(self, page: int, slot: int = 0, samples: int = round(HOT / PERIOD)) -> None:
+        """The hart is found there so often: as makes a small region hot."""
+        entry = page % FETCH_TLB_ENTRIES * FETCH_ENTRY.size // 8
+        self.tlb[entry] = page * PAGE_SIZE
+        self.tlb[entry + FETCH_ENTRY.offset("page") // 8] = page
+        state = SimpleNamespace(
+            pc=page * PAGE_SIZE + 2 * slot, fetch_tlb=ctypes.addressof(self.tlb)
+        )
+        hart: Any = SimpleNamespace(state=state)
+        for _ in range(samples):
+            self.upgrades.sample(hart)
+            self.upgrades.tick()
+
+    def ask(self) -> Wanted | None:
+        """What is asked for, if anything is."""
+        self.upgrades.settle(lambda number: number not in self.answered)
+        wanted = self.upgrades.take(lambda page: False)
+        if wanted is not None:
+            self.numbers += 1
+            stamp = (1, self.numbers, 0, 0, wanted.page, 0, 0)
+            self.upgrades.asked(wanted, [Send(Translate(*stamp, wanted.slots, 1, 1))])
+        return wanted
+
+    def refuse(self, page: int) -> None:
+        """The translator has no answer to the last request."""
+        self.answered.add(self.numbers)
+        stamp = (1, self.numbers, 0, 0, page, 0, 0)
+        self.upgrades.answered(Rejected(*stamp, (0,), "unsupported", ""))
+
+
+def test_what_is_hot_is_asked_for_once_whatever_the_answer():
+    book = Book(1)
+    assert book.ask() is None
+    book.run(0)
+    assert book.ask() == (0, (0,), "hot")
+    book.refuse(0)
+    book.run(0)
+    assert book.ask() is None, "what was refused"
+    book.regions[0] = [Region(0, 1, ((0, 0x2000),), 50)]  # of new bytes
+    book.publish(50)
+    book.run(0)
+    assert book.ask() == (0, (0,), "hot")
+    assert book.counts == {"anew_hot": 2, "anew_hot_refused": 1}
+
+
+def test_what_was_made_because_it_was_hot_is_not_asked_for_again():
+    book = Book(1)
+    book.run(0)
+    assert book.ask() is not None
+    book.answered.add(book.numbers)
+    book.regions[0] = [Region(0, 1, ((0, 0x2000),), book.numbers)]
+    book.publish(book.numbers)
+    book.run(0)
+    assert book.ask() is None
+    book.upgrades.failing(0, [0])
+    assert book.ask() == (0, (0,), "assumed"), "another reason"
+    assert book.upgrades.looks(0)
+    book.generations[0] += 1
+    assert not book.upgrades.looks(0), "other bytes may do as they should"
+
+
+def test_few_are_under_way_and_none_of_code_that_is_gone():
+    book = Book(UNDER_WAY + 2)
+    for page in range(UNDER_WAY + 2):
+        book.run(page)
+    del book.regions[0][:]
+    for page in range(1, UNDER_WAY + 1):
+        assert book.ask() == (page, (0,), "hot")
+    assert book.ask() is None
+    book.answered.add(book.numbers)
+    assert book.ask() == (UNDER_WAY + 1, (0,), "hot")
+
+
+def test_regions_of_a_page_in_which_time_was_spent_become_one():
+    book = Book(1)
+    book.regions[0] += [Region(0, 2, ((40, 0x1100),), 60), Region(0, 4, ((80, 0x1200),), 61)]
+    book.run(0, 41, samples=1)  # in the line of the second
+    book.run(0)
+    assert book.ask() == (0, (0, 40), "hot")

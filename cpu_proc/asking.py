@@ -29,7 +29,7 @@ from cpu_proc.publisher import WORKED
 from cpu_proc.upgrades import Upgrades, Wanted
 from protocol import mutants
 from protocol.generations import Stamp
-from protocol.layout import STATE_EXACT, STATE_LOOKS
+from protocol.layout import STATE_EXACT, STATE_FLAT, STATE_LOOKS
 from protocol.messages import Rejected, Translated
 
 if TYPE_CHECKING:
@@ -162,4 +162,5 @@ class Asker:
         generation = self._machine.records.generation(page)
         state = STATE_EXACT * (self._machine.options.icount is not None)
         state |= STATE_LOOKS * self.upgrades.looks(page)
+        state |= STATE_FLAT * all(hart.state.satp >> 60 == 0 for hart in self._machine.harts)
         return Stamp(int(words.epoch), int(words.map_generation), page, generation, state)

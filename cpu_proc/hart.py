@@ -116,6 +116,7 @@ class Hart:
         state = self.state
         tlbs = HART.offset("data_tlbs")
         ctypes.memset(self.address + tlbs, 0xFF, HART.size - tlbs)
+        state.window_limit = NEVER
         state.hartid = self.index
         names = ("host_read", "host_write", "host_fp")
         for name, callback in zip(names, self._callbacks, strict=True):
@@ -179,6 +180,7 @@ class Hart:
     def flush(self) -> None:
         """Forget all TLB entries: of every set that was filled, whether it is in use or not."""
         state = self.state
+        state.window_limit = NEVER
         for kind, entries in _TLBS:
             filled = int(getattr(state, f"{kind}_filled"))
             size = entries * layout.TLB_ENTRY_SIZE

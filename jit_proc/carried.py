@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jit_proc.groups import Member, base_of, writes_x
+from jit_proc.groups import Member, base_of, kind_of, writes_x
 from jit_proc.select import Selection, Site
 
 MOST_IN_LOOP = 8  # looks in a loop whose accesses carry
@@ -87,13 +87,16 @@ def _wild(loop: list[Site]) -> set[int]:
     return wild - {0}
 
 
-def plan(selection: Selection, groups: Mapping[int, Member]) -> Carried:
-    """Which accesses carry: those of short loops, the shortest first."""
+def plan(selection: Selection, groups: Mapping[int, Member], flat: bool) -> Carried:
+    """Which accesses carry: those of short loops, the shortest first; no loads where all look at
+    the window (`flat`).
+    """
     looks = [
         offset
         for offset, site in sorted(selection.sites.items())
         if site.liftable and base_of(site) is not None
         if offset not in groups or groups[offset].first
+        if not (flat and kind_of(site) == "load")
     ]
     loops = sorted(
         {

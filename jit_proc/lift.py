@@ -16,9 +16,9 @@ How control and state stand:
   that is not a handler's) it leaves to the engine's `execute_one`, before it has changed anything.
 - Every cycle - a back edge, a way out - compares `count` with `hart.limit`.
 
-Whether guest time is counted (`STATE_EXACT`) is fixed for a machine's life. Nothing else of the
-hart's state is baked into the code but that FS is Dirty and frm valid, where floating
-point is used (`float_guards.py`).
+Whether guest time is counted (`STATE_EXACT`) is fixed for a machine's life; that no hart translates
+addresses (`STATE_FLAT`) is advice. Nothing else of the hart's state is baked into the code but that
+FS is Dirty and frm valid, where floating point is used (`float_guards.py`).
 
 Invariants: translating is a pure function of the job; bytes outside `spans` had no influence.
 Guest accesses are one load or store each, in order, never hoisted out of a spin loop: volatile,
@@ -49,6 +49,7 @@ from protocol.layout import (
     PAGE_SIZE,
     RECORD_ARRAY_STRIDE,
     STATE_EXACT,
+    STATE_FLAT,
     STATE_LOOKS,
 )
 from protocol.riscv import isa
@@ -74,7 +75,7 @@ class RegionEmitter(RegionExits):
 
     def __init__(self, selection: Selection, state: int, level: int = 0) -> None:
         """`state`, `level`: as in `Job`."""
-        super().__init__(selection)
+        super().__init__(selection, bool(state & STATE_FLAT))
         self.selection = selection
         self.exact = bool(state & STATE_EXACT)  # look at the limit at every taken branch
         self.looks = bool(state & STATE_LOOKS)  # see `float_guards.py`

@@ -23,8 +23,8 @@ _LIKELY_NOT = ", !prof !1"
 class RegionExits(MemoryRegions):
     """What `RegionEmitter` knows of leaving. `exits`: block, where to, count, of each place."""
 
-    def __init__(self, selection: Selection) -> None:
-        super().__init__(selection)
+    def __init__(self, selection: Selection, flat: bool) -> None:
+        super().__init__(selection, flat)
         self.exits: dict[str, list[tuple[str, str, str]]] = {"slow": [], "near": [], "far": []}
 
     def leave_to(self, helper: str, record: str, count: str, bias: str = "%bias") -> None:

@@ -11,7 +11,9 @@ instructions; all others must be exact, and small.
   the rest of the block (`RegionEmitter.emit_copies`), where each member asks the engine.
 - What comes out of a look is what makes a host address of a guest's, so that the two are never
   put together but in an instruction's operand.
-- In a loop, an access may go by the look of the turn before (`carried.py`).
+- Where no hart translated addresses (`flat`), loads ask the window first: a map slot that is read
+  as a whole. What is not there, the engine is asked for.
+- In a loop, any other access may go by the look of the turn before (`carried.py`).
 
 Invariants: a group's look changes nothing, neither TLB nor page table: what is not there yet, and
 a page's accessed and dirty bits, are single accesses' doing, each at its own turn. So a fault is
@@ -56,10 +58,11 @@ def extends_sign(function: Function, size: int) -> bool:
 class MemoryRegions(FloatIdioms):
     """What `RegionEmitter` knows of memory."""
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: Selection, flat: bool) -> None:
         super().__init__(selection)
+        self.flat = flat
         self.groups = plan(selection)
-        self.carried = carried.plan(selection, self.groups)
+        self.carried = carried.plan(selection, self.groups, flat)
         self.stores = {o for o, s in selection.sites.items() if kind_of(s) == "store"}
         self.in_registers = {o for loop in self.carried.simple.values() for o in loop.looks}
         self.shared: dict[int, str] = {}  # id of a group -> its host address
@@ -174,6 +177,8 @@ class MemoryRegions(FloatIdioms):
             self.ask_carried(address, size, go_on)
         if kind == "store":
             entry = self.store_hit(address, size, miss)
+        elif self.flat and not again:
+            return self.look_at_window(address, go_on, miss)
         else:
             good = self.new_label()
             condition, entry = self.hit(address, size, "read_tag")
@@ -182,6 +187,18 @@ class MemoryRegions(FloatIdioms):
         addend = self.load_word(self.address(entry, TLB_ENTRY.offset("addend")))
         if self.carries():
             self.keep(address, size, kind, entry, addend)
+        self.jump_to(go_on)
+        return addend
+
+    def look_at_window(self, address: str, go_on: str, miss: str) -> str:
+        """What `look` does, by the window: a load that begins in it ends in its slot."""
+        good = self.new_label()
+        place = self.binary("sub", self.read_field("window_last"), address)
+        inside = self.compare("ugt", place, self.read_field("window_limit"))
+        self.branch_if(inside, good, miss, UNLIKELY)
+        self.label(good)
+        # Volatile, or it would become one load with that of the TLB, of an address to be chosen.
+        addend = self.value(f"load volatile i64, ptr {self.field('window_addend')}")
         self.jump_to(go_on)
         return addend
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from jit_proc import runtime_fetch, runtime_flush, runtime_memory, runtime_tracking
 from jit_proc.offsets import *
 from jit_proc.runtime_fetch import enter_trap
-from jit_proc.runtime_memory import resolve, writable_place
+from jit_proc.runtime_memory import note_window, resolve, writable_place
 from jit_proc.runtime_tracking import note_store
 from protocol.mutants import armed
 from protocol.riscv.isa import routine
@@ -170,6 +170,8 @@ def region_load(address, size):
         return 0
     entry = hart.data_tlb + ((address >> 12) & DATA_MASK) * ENTRY_BYTES
     if peek(entry, 8) == (address & ~4095):
+        if hart.window_limit == NO_PAGE:
+            note_window(address)
         return address + peek(entry + ADDEND, 8)
     place = resolve(address, size, LOAD)
     return 0 if place == FAULT else place

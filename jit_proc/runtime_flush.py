@@ -5,6 +5,7 @@ none. So what is filled is marked, and a flush looks at the marks.
 
 Invariants:
 - An entry is marked (`note_used`) before it is filled; a flush of sets finds all that is marked.
+- The window is of a set without translation, and goes with either of them.
 - A flush by address empties both places where a set of the data TLB may hold the page
   (`second_place`), and the one of the fetch TLB, in all sets of the bank.
 
@@ -40,6 +41,8 @@ def note_used(filled, used, entry, first, shift):
 @routine(pure=True)
 def flush_data(sets):
     """Empty these data sets."""
+    if (sets & FIXED_MASK) != 0:
+        hart.window_limit = NO_PAGE
     left = hart.data_filled & sets
     hart.data_filled = hart.data_filled & ~sets
     while left != 0:

@@ -17,6 +17,9 @@ Invariants:
   at `second_place` too. A page stands in one of the two at most, so that nothing older can come
   back. The second level never holds a plain write tag: another hart that takes such tags away could
   miss one that moves.
+- Without translation a hart has a *window* besides: one map slot, the whole of which PMP lets
+  loads read. It is of the set in use, and gone when that is emptied or another one chosen. Regions
+  made where no hart translates (`STATE_FLAT`) look at it first.
 - A store that leaves its page is checked whole before its first byte; each part is noted
   (`runtime_tracking.note_store`) after its bytes are there.
 
@@ -29,7 +32,7 @@ from jit_proc.offsets import *
 from jit_proc.runtime_flush import flush_bank, note_used, second_place
 from jit_proc.runtime_tracking import begin_store, note_store, note_writer
 from protocol.riscv.isa import routine
-from protocol.riscv.mmu import NOWHERE, translate
+from protocol.riscv.mmu import ALLOWED, NOWHERE, access_mode, pmp_match, translate
 from protocol.riscv.words import *
 
 # --- the physical memory map --------------------------------------------------------------------
@@ -101,6 +104,7 @@ def choose_sets(data, fetch):
     same = data == hart.data_set and fetch == hart.fetch_set
     if same and ((data == 0 and fetch == 0) or hart.bank_keys[hart.bank] == hart.satp):
         return  # it is so already; what has MXR in its key is found below
+    hart.window_limit = NO_PAGE
     hart.data_set = data
     hart.fetch_set = fetch
     at = word(data != 0)  # without translation
@@ -234,9 +238,29 @@ def resolve(address, size, access):
         poke(entry + ENTRY_PAGE, page, 8)
         if access == LOAD:
             poke(entry, tag, 8)
+            note_window(physical)
         else:
             allow_stores(entry, tag, page)
     return place
+
+
+@routine(pure=True)
+def note_window(physical):
+    """Without translation: let all loads from the map slot there go ahead, if PMP does.
+
+    `window_limit < window_last - address` is a load that begins in it; none leaves the slot. The
+    largest slot that is read has the window, until another set is chosen or this one emptied.
+    """
+    if hart.data_set == 0 or hart.data_set == 7:
+        slot = find_slot(physical)
+        base = peek(slot, 8)
+        size = peek(slot + 8, 8)
+        limit = ~(size - WINDOW_MARGIN)
+        if size > WINDOW_MARGIN and limit < hart.window_limit:
+            if pmp_match(base, size, LOAD, access_mode(LOAD)) == ALLOWED:
+                hart.window_last = base - 1
+                hart.window_addend = peek(slot + 16, 8) - base
+                hart.window_limit = limit
 
 
 @routine(pure=True)

@@ -132,7 +132,8 @@ STRUCTURES = (
         "another set or bank is chosen; that of a space without an ASID is cleared",
         "lookups",
         "jit_proc/runtime_memory.py resolve",
-        "Hart.data_tlbs Hart.data_used Hart.data_filled Hart.data_tlb Hart.data_set Page.writers",
+        "Hart.data_tlbs Hart.data_used Hart.data_filled Hart.data_tlb Hart.data_set "
+        "Hart.window_last Hart.window_limit Hart.window_addend Page.writers",
     ),
     Structure(
         "look that a loop carries",

@@ -47,6 +47,7 @@ FETCH_BANK_SETS = 2
 DATA_SETS = FIXED_SETS + TLB_BANKS * DATA_BANK_SETS
 FETCH_SETS = FIXED_SETS + TLB_BANKS * FETCH_BANK_SETS
 NO_PAGE = 2**64 - 1  # a tag that matches no address
+WINDOW_MARGIN = 256  # bytes before a map slot's end that are not in the window: as long as a load
 MAX_SLOTS = 32
 MAX_HARTS = 8
 HOT_RING = 64
@@ -54,6 +55,7 @@ HOT_ASSUMED = 1  # of a record's address in it: the region there assumes what of
 HEAT_COUNTERS = 256
 STATE_EXACT = 1  # bit of the state word: guest time is counted
 STATE_LOOKS = 2  # of FS and frm nothing is assumed: they are looked at where they matter
+STATE_FLAT = 4  # advice: no hart translates addresses, so loads had better look at the window first
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,9 @@ HART = Struct(
     ("count", "instructions retired since the machine was made"),
     ("pc", "address of the next instruction, while native code is left"),
     ("data_tlb", "address of the data TLB set in use"),
+    ("window_last", "the window's first address, minus 1; see `runtime_memory.note_window`"),
+    ("window_limit", "2^64 - 1 less the window's bytes: all ones for none"),
+    ("window_addend", "host address minus virtual address, in the window"),
     ("fetch_tlb", "address of the fetch TLB set in use"),
     ("data_set", "which it is, by privilege and mode: see `privileged.update_context`"),
     ("fetch_set", "the same"),

@@ -14,7 +14,7 @@ import pytest
 from jit_proc import lift, select
 from jit_proc.job import Job, Untranslatable
 from protocol import layout
-from protocol.layout import PAGE_SIZE
+from protocol.layout import PAGE_SIZE, STATE_FLAT
 from tests import native_code
 from tests.engine_harness import EngineMachine, Stopped
 from tests.isa.batch import RAM, RAM_MIB, Batch, differences, run_reference
@@ -62,7 +62,7 @@ def groups(batch: Batch) -> Iterator[tuple[int, list[int]]]:
             yield page, slots[at : at + TOGETHER]
 
 
-def run_in_regions(batch: Batch) -> tuple[list[bytes], int]:
+def run_in_regions(batch: Batch, state: int = 0) -> tuple[list[bytes], int]:
     """The results, and at how many records a region was entered."""
     one = machine()
     one.reset()
@@ -75,7 +75,7 @@ def run_in_regions(batch: Batch) -> tuple[list[bytes], int]:
     for page, slots in groups(batch):
         content = bytes(one.guest.page_bytes(page))
         try:
-            made = lift.translate(Job(page, content, tuple(slots), 0))
+            made = lift.translate(Job(page, content, tuple(slots), state))
         except Untranslatable:
             continue  # every sequence of the group begins with what only tier 0 does
         image = native_code.build(made.ir, made.passes, made.level, made.isel)
@@ -95,7 +95,7 @@ def run_in_regions(batch: Batch) -> tuple[list[bytes], int]:
 def test_regions_do_what_the_reference_does(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "MAX_INSTRUCTIONS", 600)
     batch = Batch(Generator(500 + seed).sequences(2000), counted=False)
-    found, entered = run_in_regions(batch)
+    found, entered = run_in_regions(batch, STATE_FLAT * (seed % 2))
     wrong = differences(batch, run_reference(batch), found)
     assert entered > 1500
     if wrong:

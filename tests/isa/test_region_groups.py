@@ -14,7 +14,7 @@ import pytest
 
 from jit_proc import groups
 from jit_proc.select import select
-from protocol.layout import PAGE_SIZE
+from protocol.layout import PAGE_SIZE, STATE_FLAT
 from tests.engine_harness import RAM
 from tests.jit_proc import region_machine
 from tests.jit_proc.region_machine import CODE, DATA, MANY, RAM_SIZE, Start, differences
@@ -69,7 +69,7 @@ def test_any_member_of_a_group_may_fault(seed: int) -> None:
     source = random.Random(seed)
     program = region_machine.guest(block(source))
     start = Start(program, CODE, memory={DATA: source.randbytes(6 * PAGE_SIZE)})
-    translation = region_machine.lift(start, [CODE])
+    translation = region_machine.lift(start, [CODE], STATE_FLAT * (seed % 2))
     image = region_machine.compile_region(translation)
     ends = set()
     for number in range(STARTS):

@@ -24,7 +24,7 @@ from cpu_proc.records import Region
 from jit_proc.job import Job, Translation
 from jit_proc.lift import translate
 from protocol import layout
-from protocol.layout import PAGE_SIZE, SLOTS_PER_PAGE, STATE_EXACT, STATE_LOOKS
+from protocol.layout import PAGE_SIZE, SLOTS_PER_PAGE
 from protocol.riscv.assembler import Program, assemble
 from protocol.riscv.reference import Memory, ReferenceHart
 from tests import native_code
@@ -213,14 +213,12 @@ def machine() -> RegionMachine:
     return RegionMachine()
 
 
-def lift(
-    start: Start, entries: Iterable[int], exact: bool = False, looks: bool = False
-) -> Translation:
+def lift(start: Start, entries: Iterable[int], state: int = 0) -> Translation:
     """Translate the page of `CODE` for entries at these addresses."""
     data = start.program.data
     content = data[:PAGE_SIZE] + bytes(max(0, PAGE_SIZE - len(data)))
     slots = tuple(sorted((address - CODE) // 2 for address in entries))
-    return translate(Job(PAGE, content, slots, STATE_EXACT * exact | STATE_LOOKS * looks))
+    return translate(Job(PAGE, content, slots, state))
 
 
 def compile_region(translation: Translation) -> native_code.Image:

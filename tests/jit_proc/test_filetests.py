@@ -6,8 +6,8 @@ under a line `--- name`:
 - `guest`: assembly for `CODE`; STOP, TRAP, DATA, RAM and HOLE are known names. A program ends by a
   jump to STOP, or by a trap.
 - `start`: where to enter (`enter`), what a translator was asked for (`entries`, if it is something
-  else), `exact` (counted time), `looks` (`float_guards.py`), `fs`, `frm`, registers by name,
-  `memory ADDRESS = words`.
+  else), `exact` (counted time), `looks` (`float_guards.py`), `flat` (loads look at the
+  window), `fs`, `frm`, registers by name, `memory ADDRESS = words`.
 - `region`: what was selected. `ir`: the region after LLVM's passes, the hart's fields by name, up
   to the common ways out (`show = exits` shows those too; `show = assembly` adds a part `host`).
 - `end`: all that the program changed, and the offsets that tier 0 executed from the page's records
@@ -33,7 +33,7 @@ import pytest
 
 from jit_proc import llvm
 from jit_proc.job import Translation
-from protocol.layout import HART
+from protocol.layout import HART, STATE_EXACT, STATE_FLAT, STATE_LOOKS
 from protocol.riscv.operands import F_NUMBERS, X_NUMBERS
 from tests.engine_harness import RAM
 from tests.jit_proc import region_machine
@@ -42,6 +42,7 @@ from tests.jit_proc.region_machine import CODE, SYMBOLS, Outcome, Start, differe
 FOLDER = Path(__file__).parents[1] / "filetests"
 FILES = sorted(FOLDER.glob("*.filetest"))
 M64 = 2**64 - 1
+OTHERS = ("enter", "entries", "exact", "looks", "flat", "fs", "frm", "show")
 _BY_OFFSET = {
     f.offset + 8 * i: f"hart.{f.name}" + (f"[{i}]" if f.count > 1 else "")
     for f in HART.fields.values()
@@ -98,8 +99,9 @@ class Case:
         return "exact" in self.settings
 
     @property
-    def looks(self) -> bool:
-        return "looks" in self.settings
+    def state(self) -> int:
+        bits = (("exact", STATE_EXACT), ("looks", STATE_LOOKS), ("flat", STATE_FLAT))
+        return sum(bit for name, bit in bits if name in self.settings)
 
     @property
     def start(self) -> Start:
@@ -111,7 +113,7 @@ class Case:
             elif name in F_NUMBERS:
                 f[F_NUMBERS[name]] = self.value(value) & M64
             else:
-                assert name in ("enter", "entries", "exact", "looks", "fs", "frm", "show"), name
+                assert name in OTHERS, name
         return Start(
             self.program,
             pc,
@@ -126,7 +128,7 @@ class Case:
     def translation(self) -> Translation:
         asked = self.settings.get("entries", self.settings.get("enter", "CODE")).split()
         entries = [self.value(e) for e in asked]
-        return region_machine.lift(self.start, entries, self.exact, self.looks)
+        return region_machine.lift(self.start, entries, self.state)
 
 
 # --- what is written into the files ---------------------------------------------------------------

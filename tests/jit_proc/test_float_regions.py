@@ -10,6 +10,7 @@ import random
 
 import pytest
 
+from protocol.layout import STATE_LOOKS
 from protocol.riscv.assembler import Program
 from protocol.riscv.operands import F_NUMBERS
 from tests.isa.values import BOX, DOUBLES, SINGLES
@@ -129,7 +130,7 @@ def check(seed: int, starts: int = 12) -> None:
     text = writer.program()
     program = region_machine.guest(text)
     # Every other one assumes nothing of FS and frm.
-    translation = region_machine.lift(writer.start(program), [CODE], looks=bool(seed % 2))
+    translation = region_machine.lift(writer.start(program), [CODE], STATE_LOOKS * (seed % 2))
     image = region_machine.compile_region(translation)
     for number in range(starts):
         start = writer.start(program)

@@ -11,6 +11,8 @@ what is known, so an answer from the store to a later request says that they are
 and they are withdrawn. A page stays in the backlog until it was answered, and is probed once;
 before it is asked for with its heat, its probe is withdrawn.
 
+A page whose bytes move under each request rests before it is asked for again (`Backlog`).
+
 Invariants: about a page there are requests with heat, or one probe. At most `WINDOW` requests with
 heat are under way. Where probes are not answered from the store, as with an empty one, they end
 after `CREDIT` of them. All of it happens in the I/O thread.
@@ -20,8 +22,9 @@ Read next: `protocol/backlog.py`, `translator.py`.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -72,6 +75,25 @@ class Asker:
         self._probes.clear()
         self._credit = CREDIT
 
+    def report(self, wanted: Mapping[int, Iterable[int]]) -> None:
+        """Harts found these hot. Where they wait for answers, no page rests."""
+        if self._forced:
+            self._backlog.add(wanted)
+        else:
+            self._backlog.report(wanted, time.monotonic())
+
+    def late(self, page: int, slots: Iterable[int]) -> None:
+        """An answer was about bytes that are there no more."""
+        self._backlog.again(page, slots, time.monotonic())
+
+    def wake(self) -> float | None:
+        """Seconds until a page that rests is to be asked for; None if none does."""
+        if self._forced:
+            return None
+        now = time.monotonic()
+        due = self._backlog.wake(now)
+        return None if due is None else max(0.0, due - now)
+
     def asks(self, session: MachineSession) -> Iterator[list[MachineAction]]:
         """What is to be done to ask for the hottest, as much as may be under way."""
         backlog, records = self._backlog, self._machine.records
@@ -85,6 +107,8 @@ class Asker:
             if wanted:
                 if page in self._probes:
                     yield session.cancel_page(page)
+                if session.asks_of_old(page, self._stamp(page)):  # which this one is instead of
+                    self._backlog.moved(page, time.monotonic())
                 yield self._ask(session, page, wanted, covered, heat)
             elif self._may_merge(page):
                 self.upgrades.crossed(page)

@@ -303,14 +303,14 @@ class TranslatorLink:
         match wish:
             case ("want", wanted):
                 if not self._void:
-                    self._backlog.add(wanted)
+                    self._asker.report(wanted)
             case ("failing", failing):
                 if not self._void:
                     for page, slots in failing.items():
                         self._asker.upgrades.failing(page, slots)
             case ("again", epoch, page, slots):
                 if epoch == self._machine.retirement.epoch:
-                    self._backlog.again(page, slots)
+                    self._asker.late(page, slots)
             case ("quiet", event):
                 self._quiet.append(event)
             case ("retire", epoch, cause, retiring):
@@ -330,6 +330,9 @@ class TranslatorLink:
 
     def _feed(self) -> None:
         """Ask for what is hot, as much as may be under way."""
+        due = self._asker.wake()
+        if due is not None:
+            self._timers.set("rest", due)
         asks = self._asker.asks(self._session)
         while not self._void and (actions := next(asks, None)) is not None:
             self._act(actions)
@@ -343,6 +346,7 @@ class TranslatorLink:
             match action:
                 case s.Send(message):
                     if isinstance(message, Translate):
+                        self.counts["requested"] += 1
                         log.info(
                             "region_requested",
                             id=message.id,
@@ -356,6 +360,7 @@ class TranslatorLink:
                         if trace is not None:
                             trace.requested(message, self._session.translator_pid)
                     elif isinstance(message, Cancel):
+                        self.counts["cancelled"] += 1
                         log.info("request_cancelled", id=message.id)
                         if trace is not None:
                             trace.ended(message.id, "cancelled")
@@ -398,7 +403,7 @@ class TranslatorLink:
                         content = self._machine.guest.page_bytes(message.page)
                         self._publisher.shortcuts.refused(message, content)
                     if message.reason == "bytes_moved":
-                        self._backlog.again(message.page, message.entries)
+                        self._asker.late(message.page, message.entries)
                 case s.RequestFailed(page=page) if self._asker.withdrawn(page):
                     pass  # it is in the backlog still
                 case s.RequestFailed(page=page, entries=entries, reason=reason):

@@ -2,7 +2,8 @@
 
 Problem: harts find more code hot than may be asked for at once; the hottest page shall come first,
 with everything that is hot in it. A page that changes whenever it was asked for is not asked for
-over and over.
+over and over: it rests, each time twice as long, and is asked for when it wakes. So what is
+rewritten all the time costs the translator little, and has its region a second after it is not.
 
 What is hot for the first time was taken some thousand times, and nine such slots in ten never come
 to tens of thousands (a boot of Linux, its modules loaded); a counter that fires again says that the
@@ -21,7 +22,10 @@ from heapq import heappop, heappush
 from itertools import count
 
 PATIENT_ASKS = 3
-"""Times in a row that a page may change under requests before it must heat up again."""
+"""Times in a row that a page may change under requests before it rests."""
+
+REST, LONGEST_REST = 0.04, 1.0
+"""Seconds of the first rest, and of those after many."""
 
 AGAIN = 64
 """How much more often code was taken between two reports than before the first."""
@@ -37,7 +41,8 @@ class Backlog:
         self._heap: list[tuple[int, int, int]] = []  # (-heat, -when it came, page); may be outdated
         self._numbers = count()
         self._fresh: dict[int, None] = {}  # pages with slots that were not probed yet
-        self._moved: Counter[int] = Counter()  # answers in a row that came too late, by page
+        self._moved: Counter[int] = Counter()  # requests in a row that were for nothing, by page
+        self._resting: dict[int, tuple[float, set[int]]] = {}  # until when, and what was hot since
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -56,14 +61,41 @@ class Backlog:
         if len(self._pages) > LIMIT:
             self._drop_coldest()
 
-    def again(self, page: int, slots: Iterable[int]) -> None:
-        """The page changed under a request. Ask again, unless that is what it always does.
+    def report(self, wanted: Mapping[int, Iterable[int]], now: float) -> None:
+        """Harts found these hot. `now`: seconds, as for `wake`."""
+        for page, slots in wanted.items():
+            until, since = self._resting.get(page, (now, set()))
+            if now < until:
+                since.update(slots)
+            else:
+                self.add({page: slots})
 
-        What is given up here is asked for when it is found hot again, which takes longer.
-        """
+    def moved(self, page: int, now: float) -> bool:
+        """The page changed under a request. Whether it may be asked for at once; else it rests."""
         self._moved[page] += 1
-        if self._moved[page] <= PATIENT_ASKS:
+        over = self._moved[page] - PATIENT_ASKS
+        if over <= 0:
+            return True
+        _, since = self._resting.get(page, (now, set()))
+        rest = min(LONGEST_REST, REST * 2.0 ** min(over - 1, 16))
+        self._resting[page] = now + rest, since
+        return False
+
+    def again(self, page: int, slots: Iterable[int], now: float = 0.0) -> None:
+        """The page changed under a request. Ask again, unless that is what it always does."""
+        if self.moved(page, now):
             self.add({page: slots})
+        else:
+            self._resting[page][1].update(slots)
+
+    def wake(self, now: float) -> float | None:
+        """What rested long enough is asked for, if it was hot meanwhile; when the next is due."""
+        for page, (until, since) in list(self._resting.items()):
+            if now >= until:
+                del self._resting[page]
+                if since:
+                    self.add({page: sorted(since)})
+        return min((until for until, _ in self._resting.values()), default=None)
 
     def served(self, page: int) -> None:
         """An answer about the page could be used."""
@@ -114,3 +146,4 @@ class Backlog:
         self._heap.clear()
         self._fresh.clear()
         self._moved.clear()
+        self._resting.clear()

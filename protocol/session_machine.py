@@ -235,6 +235,12 @@ class MachineSession:
         """Whether a request about the page is under way."""
         return bool(self._requests.about(page))
 
+    def asks_of_old(self, page: int, stamp: Stamp) -> bool:
+        """Whether a request about the page is under way, and its bytes or place have moved."""
+        now = stamp.map_generation, stamp.page_generation
+        about = self._requests.about(page)
+        return any((one.map_generation, one.page_generation) != now for one in about)
+
     def cancel_page(self, page: int) -> list[MachineAction]:
         """The page's generation moved: no answer about it is wanted any more."""
         actions: list[MachineAction] = []

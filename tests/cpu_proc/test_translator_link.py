@@ -419,6 +419,7 @@ def test_slots_that_a_region_covers_already_are_not_asked_for(world):
         request=request,
         is_asked=lambda _: False,
         asks_about=lambda _: False,
+        asks_of_old=lambda *_: False,
     )
     world.records.publish(HERE, 1, [(0, 0x7000_0000)])
     world.link._backlog.add({HERE: [0, 4], 5: [1]})
@@ -441,6 +442,7 @@ def test_regions_of_one_page_that_are_found_hot_are_asked_for_as_one_some_times(
         request=request,
         is_asked=lambda _: False,
         asks_about=lambda _: False,
+        asks_of_old=lambda *_: False,
     )
     world.records.publish(HERE, 1, [(0, 0x7000_0000)])
     world.link._backlog.add({HERE: [0]})
@@ -470,6 +472,9 @@ def _asking(asked: list[Any], withdrawn: list[int]) -> Any:
 
         def asks_about(self, page: int) -> bool:
             return any(page == earlier for earlier, _, _ in asked)
+
+        def asks_of_old(self, page: int, _stamp: Any) -> bool:
+            return False
 
         def cancel_page(self, page: int) -> list[Any]:
             withdrawn.append(page)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import pairwise
 
-from protocol.backlog import AGAIN, LIMIT, Backlog
+from protocol.backlog import AGAIN, LIMIT, LONGEST_REST, PATIENT_ASKS, REST, Backlog
 
 
 def test_the_hottest_comes_first_with_all_its_slots():
@@ -56,3 +57,31 @@ def test_of_more_than_the_limit_the_coldest_and_oldest_go():
     assert len(backlog) == LIMIT // 2
     taken = [backlog.take()[0] for _ in range(LIMIT // 2)]
     assert taken == [1, *range(LIMIT + 1, LIMIT + 2 - LIMIT // 2, -1)]
+
+
+def test_a_page_that_changes_under_each_request_rests_ever_longer_and_is_not_forgotten():
+    backlog = Backlog()
+    now, asks = 0.0, list[float]()
+    while now < 10.0:  # it is found hot every 10 ms, and has changed whenever it was asked for
+        backlog.wake(now)
+        backlog.report({7: [1], 8: [2]}, now)
+        asked = {backlog.take()[0] for _ in range(len(backlog))}
+        assert 8 in asked
+        backlog.served(8)
+        if 7 in asked:
+            asks.append(now)
+            backlog.moved(7, now)
+        now += 0.01
+    rests = [round(after - before, 2) for before, after in pairwise(asks)]
+    assert len(asks) < PATIENT_ASKS + 16
+    assert rests == sorted(rests)
+    assert REST <= rests[PATIENT_ASKS] < rests[-1] <= LONGEST_REST + 0.02
+    backlog.report({7: [1, 3]}, now)
+    due = backlog.wake(now)
+    assert due is not None
+    assert due <= now + LONGEST_REST
+    assert backlog.wake(due) is None
+    assert backlog.take()[:2] == (7, [1, 3])
+    backlog.served(7)
+    backlog.again(7, [5])
+    assert backlog.take()[:2] == (7, [5])

@@ -25,7 +25,8 @@ Invariants:
 - A backend swap is an epoch of its own: SWAPPED says that the backend is ready, the machine retires
   everything, and RETIRED says that it is in force. A refusal leaves the old one, and no epoch.
 
-Read next: `protocol.session_translator`; `protocol/SPEC.md`, sections on sessions and retirement.
+Read next: `protocol.session_wishes`, `protocol.session_translator`; `protocol/SPEC.md`, sections on
+sessions and retirement.
 """
 
 from __future__ import annotations
@@ -34,18 +35,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
-from protocol.backends import name_of
 from protocol.codec import CodecError
 from protocol.generations import MASK, Epoch, Stamp
 from protocol.messages import (
-    Attach,
     Attached,
     Bye,
     Cancel,
-    Engine,
     EngineReady,
     Error,
-    Hello,
     Message,
     Ping,
     Pong,
@@ -56,7 +53,6 @@ from protocol.messages import (
     Segment,
     Stats,
     StatsReply,
-    Swap,
     Swapped,
     Translate,
     Translated,
@@ -70,8 +66,6 @@ from protocol.session import (
     CodeSpaceFull,
     DropCode,
     Dropped,
-    EngineFailed,
-    EngineLoaded,
     Incompatible,
     MachineAction,
     Publish,
@@ -82,13 +76,12 @@ from protocol.session import (
     Send,
     SetTimer,
     StatsArrived,
-    SwapFailed,
-    SwapReady,
     TranslatorDead,
 )
-from protocol.session_requests import Requests
+from protocol.session_requests import Requests, failed, outside
 from protocol.session_terms import Deadlines as Deadlines
 from protocol.session_terms import Offer as Offer
+from protocol.session_wishes import Wishes
 
 State = Literal[
     "idle", "greeting", "attaching", "attached", "retiring", "dead", "incompatible", "closed"
@@ -130,9 +123,7 @@ class MachineSession:
         self._heard = 0
         self._pause = self._deadlines.reconnect
         self._spent_epoch: Epoch | None = None  # ATTACH was sent under it
-        self._engine: str | None = None
-        self._swap: str | None = None
-        self._wanted = offer.backend
+        self._wishes = Wishes(offer.backend, self._deadlines)
         self._full = False
 
     # --- what the machine asks -------------------------------------------------------------------
@@ -165,16 +156,7 @@ class MachineSession:
             raise ValueError("connect under an epoch that was used before")
         self.state = "greeting"
         self.session = session
-        offer = self._offer
-        hello = Hello(
-            session,
-            offer.layout_hash,
-            offer.isa_hash,
-            offer.host,
-            offer.host_features,
-            self._wanted,
-            offer.pid,
-        )
+        hello = self._offer.hello(session, self._wishes.backend)
         return [Send(hello), SetTimer("handshake", self._deadlines.handshake)]
 
     def request(
@@ -276,23 +258,15 @@ class MachineSession:
 
     def ask_engine(self, key: str) -> list[MachineAction]:
         """Want the engine of this key; asked for whenever a translator is met, until it is here."""
-        self._engine = key
-        actions: list[MachineAction] = [SetTimer("engine", self._deadlines.engine)]
+        actions = self._wishes.want_engine(key)
         if self.state in _WELCOMED:
-            actions.append(Send(Engine(self.session, key)))
+            actions += self._wishes.ask_engine(self.session)
         return actions
 
     def swap(self, backend: str) -> list[MachineAction]:
         """Want another backend, one of `backends`, with its options; one swap at a time."""
-        if self.state not in _WELCOMED:
-            return [SwapFailed(backend, "no translator is attached")]
-        if self._swap is not None:
-            return [SwapFailed(backend, f"the swap to {self._swap} is still under way")]
-        if name_of(backend) not in self.backends:
-            text = f"backend {name_of(backend)} is unknown: use one of {', '.join(self.backends)}"
-            return [SwapFailed(backend, text)]
-        self._swap = backend
-        return [Send(Swap(self.session, backend)), SetTimer("swap", self._deadlines.swap)]
+        session = self.session if self.state in _WELCOMED else None
+        return self._wishes.ask_swap(backend, session, self.backends)
 
     def ask_stats(self) -> list[MachineAction]:
         """Want the translator's counts; nothing happens without one."""
@@ -320,7 +294,7 @@ class MachineSession:
         """A Send could not be carried out: the queue towards the translator is full."""
         if isinstance(message, Translate):
             asked = self._requests.remove(message.id)
-            return [] if asked is None else [_failed(asked, "send_queue_full")]
+            return [] if asked is None else [failed(asked, "send_queue_full")]
         if message.session != self.session or self.state not in _CONNECTED:
             return []
         return self._die("send_queue_full")
@@ -343,13 +317,7 @@ class MachineSession:
             if self.awaits_epoch:
                 return [SetTimer("reconnect", self._pause)]
             return [Reconnect()]
-        if name == "engine" and self._engine is not None:
-            key, self._engine = self._engine, None
-            return [EngineFailed(key, "the translator did not deliver the engine in time")]
-        if name == "swap" and self._swap is not None:
-            backend, self._swap = self._swap, None
-            return [SwapFailed(backend, "the translator did not answer in time")]
-        return []
+        return self._wishes.timer(name)
 
     def receive(self, message: Message) -> list[MachineAction]:
         """A message came."""
@@ -370,9 +338,9 @@ class MachineSession:
             case Retired():
                 return self._on_retired(message)
             case EngineReady():
-                return self._on_engine_ready(message)
+                return _or_dropped(self._wishes.engine_ready(message), message)
             case Swapped():
-                return self._on_swapped(message)
+                return _or_dropped(self._wishes.swapped(message), message)
             case Pong():
                 if message.incarnation != self.incarnation and self.state != "greeting":
                     return self._die("translator_restarted")
@@ -391,27 +359,16 @@ class MachineSession:
     def _on_welcome(self, message: Welcome) -> list[MachineAction]:
         if self.state != "greeting":
             return [_dropped(message, "duplicate")]
-        offer = self._offer
-        for what, theirs, ours in (
-            ("layout", message.layout_hash, offer.layout_hash),
-            ("instruction set", message.isa_hash, offer.isa_hash),
-        ):
-            if theirs != ours:
-                return self._incompatible(
-                    f"translator (process {message.pid}) has the {what} {theirs}, this machine "
-                    f"{ours}: run both from the same installation"
-                )
+        complaint = self._offer.complaint(message)
+        if complaint:
+            return self._incompatible(complaint)
         self.state = "attaching"
         self.backends = message.backends
         self.incarnation = message.incarnation
         self.translator_pid = message.pid
         self._spent_epoch = self.epoch
-        actions: list[MachineAction] = [
-            Send(Attach(self.session, self.epoch, offer.ram, offer.ram_base, offer.ctrl, offer.pid))
-        ]
-        if self._engine is not None:
-            actions.append(Send(Engine(self.session, self._engine)))
-        return actions
+        attach = self._offer.attach(self.session, self.epoch)
+        return [Send(attach), *self._wishes.ask_engine(self.session)]
 
     def _on_attached(self, message: Attached) -> list[MachineAction]:
         if message.epoch != self.epoch:
@@ -455,13 +412,13 @@ class MachineSession:
         asked = self._requests.remove(message.id)
         if asked is None:
             return [_dropped(message, "not_outstanding")]
-        failed = _failed(asked, "answer_inconsistent")
+        useless = failed(asked, "answer_inconsistent")
         if message.stamp != asked.stamp and not armed("M47"):
-            return [_dropped(message, "another_stamp"), failed]
+            return [_dropped(message, "another_stamp"), useless]
         if isinstance(message, Translated):
             if message.code_offset + message.code_size > self.code.size:
-                return [_dropped(message, "outside_of_code_segment"), failed]
-            left = _outside(asked.entries, message.spans)
+                return [_dropped(message, "outside_of_code_segment"), useless]
+            left = outside(asked.entries, message.spans)
             if len(left) == len(asked.entries):
                 left = ()  # it would be answered by the same again
             if armed("M42"):
@@ -472,33 +429,17 @@ class MachineSession:
             return [RequestRefused(message), CodeSpaceFull()]
         return [RequestRefused(message)]
 
-    def _on_engine_ready(self, message: EngineReady) -> list[MachineAction]:
-        if message.key != self._engine:
-            return [_dropped(message, "not_outstanding")]
-        self._engine = None
-        return [EngineLoaded(message.key, message.path), *_cancel("engine")]
-
-    def _on_swapped(self, message: Swapped) -> list[MachineAction]:
-        if message.backend != self._swap:
-            return [_dropped(message, "not_outstanding")]
-        self._swap = None
-        self._wanted = message.backend  # also of the next translator, should this one die
-        return [SwapReady(message.backend), *_cancel("swap")]
-
     def _on_error(self, message: Error) -> list[MachineAction]:
         if self.state == "greeting" and message.name in _FINAL:
             return self._incompatible(f"translator: {message.text}")
-        if message.name == "engine_failed" and self._engine is not None:
-            key, self._engine = self._engine, None
-            return [EngineFailed(key, message.text), *_cancel("engine")]
-        if message.name == "unknown_backend" and self._swap is not None:
-            backend, self._swap = self._swap, None
-            return [SwapFailed(backend, message.text), *_cancel("swap")]
+        refused = self._wishes.refused(message)
+        if refused is not None:
+            return refused
         if message.id:
             asked = self._requests.remove(message.id)
             if asked is None:
                 return [_dropped(message, "not_outstanding")]
-            return [_failed(asked, message.name)]
+            return [failed(asked, message.name)]
         return self._die(message.name, message.text)
 
     # --- inner life ------------------------------------------------------------------------------
@@ -520,9 +461,7 @@ class MachineSession:
         self._requests.clear()
         actions: list[MachineAction] = [TranslatorDead(reason, self.awaits_epoch, text)]
         actions += _cancel("handshake", "retire", "heartbeat", "swap")
-        if self._swap is not None:
-            actions.append(SwapFailed(self._swap, f"the translator is gone: {reason}"))
-            self._swap = None
+        actions += self._wishes.swap_failed(f"the translator is gone: {reason}")
         actions.append(SetTimer("reconnect", self._pause))
         self._pause = min(2 * self._pause, self._deadlines.reconnect_max)
         return actions
@@ -538,9 +477,7 @@ class MachineSession:
             return [Send(Bye(self.session, "incompatible")), Incompatible(text), *rest]
         self.state = "incompatible"
         actions: list[MachineAction] = [Incompatible(text), *_cancel("handshake", "engine")]
-        if self._engine is not None:
-            actions.append(EngineFailed(self._engine, text))
-            self._engine = None
+        actions += self._wishes.engine_failed(text)
         return [Send(Bye(self.session, "incompatible")), *actions]
 
     def _give_up(
@@ -555,18 +492,12 @@ class MachineSession:
         return actions
 
 
-def _outside(slots: Iterable[int], spans: Iterable[tuple[int, int]]) -> tuple[int, ...]:
-    """The slots that lie in none of the spans."""
-    inside = {slot for start, size in spans for slot in range(start // 2, (start + size) // 2)}
-    return tuple(slot for slot in slots if slot not in inside)
-
-
-def _failed(request: Translate, reason: str) -> RequestFailed:
-    return RequestFailed(request.page, request.state_word, request.entries, reason)
-
-
 def _cancel(*names: str) -> list[MachineAction]:
     return [CancelTimer(name) for name in names]
+
+
+def _or_dropped(actions: list[MachineAction] | None, message: Message) -> list[MachineAction]:
+    return [_dropped(message, "not_outstanding")] if actions is None else actions
 
 
 def _dropped(message: Message, reason: str) -> Dropped:

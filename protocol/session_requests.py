@@ -19,7 +19,7 @@ from collections.abc import Iterable
 
 from protocol.generations import Stamp
 from protocol.messages import Translate
-from protocol.session import Job
+from protocol.session import Job, RequestFailed
 
 _SLACK = 64
 
@@ -71,6 +71,17 @@ class Requests:
         """Forget all."""
         self._by_id.clear()
         self._by_slot.clear()
+
+
+def outside(slots: Iterable[int], spans: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+    """The slots that lie in none of the spans."""
+    inside = {slot for start, size in spans for slot in range(start // 2, (start + size) // 2)}
+    return tuple(slot for slot in slots if slot not in inside)
+
+
+def failed(request: Translate, reason: str) -> RequestFailed:
+    """What becomes of its slots."""
+    return RequestFailed(request.page, request.state_word, request.entries, reason)
 
 
 class Jobs:

@@ -3,7 +3,7 @@
 Problem: both state machines are made with plain data about the process around them, and so are the
 models of those processes in the tests and in the simulator.
 
-Invariant: nothing here has behaviour.
+Invariant: nothing here changes.
 
 Read next: `protocol.session_machine`, `protocol.session_translator`.
 """
@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import field
 
-from protocol.messages import Entry, Segment, Span, Timings
+from protocol.generations import Epoch
+from protocol.messages import Attach, Entry, Hello, Segment, Span, Timings, Welcome
 from protocol.plain import dataclass
 
 
@@ -30,6 +31,28 @@ class Offer:
     ram_base: int
     ctrl: Segment
     backend: str = ""
+
+    def hello(self, session: int, backend: str) -> Hello:
+        """The first message of a session. `backend`: the one wanted by now."""
+        hashes = self.layout_hash, self.isa_hash
+        return Hello(session, *hashes, self.host, self.host_features, backend, self.pid)
+
+    def attach(self, session: int, epoch: Epoch) -> Attach:
+        """The second one."""
+        return Attach(session, epoch, self.ram, self.ram_base, self.ctrl, self.pid)
+
+    def complaint(self, welcome: Welcome) -> str:
+        """Why code of this translator could not be used; empty if nothing is against it."""
+        for what, theirs, ours in (
+            ("layout", welcome.layout_hash, self.layout_hash),
+            ("instruction set", welcome.isa_hash, self.isa_hash),
+        ):
+            if theirs != ours:
+                return (
+                    f"translator (process {welcome.pid}) has the {what} {theirs}, this machine "
+                    f"{ours}: run both from the same installation"
+                )
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from protocol import layout
-from protocol.layout import HART, LAYOUT_HASH, STRUCTS, Struct
+from protocol.layout import CALLS, HART, LAYOUT_HASH, STRUCTS, Struct
 
 SOURCE = Path(layout.__file__)
 
@@ -125,3 +126,9 @@ def test_the_hash_is_the_same_in_every_process():
         cwd=SOURCE.parents[1],
     )
     assert done.stdout.strip() == LAYOUT_HASH
+
+
+def test_regions_are_called_as_the_installed_compiler_does_it():
+    """LLVM promises nothing about `preserve_nonecc` from version to version."""
+    version = importlib.metadata.version("llvmlite").split(".")
+    assert f"llvmlite {version[0]}.{version[1]}" in CALLS

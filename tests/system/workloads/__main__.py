@@ -22,6 +22,13 @@ from tests.system.workloads import emulators, flash, linux, losses, machines, re
 from tests.system.workloads.emulators import WorkloadError
 
 FLASH = {"flash": False, "flash-reset": True}
+OTHERS = {
+    "swaps": swaps.main,
+    "losses": losses.main,
+    "machines": machines.main,
+    "remote": remote.main,
+}
+"""With options of their own."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,15 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     from cpu_proc.guests import default_folder
 
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["swaps"]:
-        return swaps.main(words[1:])
-    if words[:1] == ["losses"]:
-        return losses.main(words[1:])
-    if words[:1] == ["machines"]:
-        return machines.main(words[1:])
-    if words[:1] == ["remote"]:
-        return remote.main(words[1:])
-    parser = argparse.ArgumentParser(prog="python -m tests.system.workloads")
+    if words and words[0] in OTHERS:
+        return OTHERS[words[0]](words[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.system.workloads",
+        epilog=f"Others, with options of their own: {', '.join(OTHERS)} (NAME --help).",
+    )
     known = [*linux.WORKLOADS, *FLASH]
     parser.add_argument("name", choices=known, help="which workload")
     parser.add_argument("--harts", type=int, default=1, help="number of harts (default 1)")

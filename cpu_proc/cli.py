@@ -73,6 +73,8 @@ def _command(words: list[str]) -> int:
     if name not in _COMMANDS:
         hint = "run comes first: coldboot run" if name.startswith("-") else "see: coldboot help"
         raise UserError(f"{name}: unknown command; {hint}")
+    if rest == ["-help"]:  # QEMU's word, which `run` has; argparse knows --help
+        rest = ["--help"]
     return _COMMANDS[name][1](rest)
 
 

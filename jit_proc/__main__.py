@@ -82,6 +82,12 @@ def _nice(text: str) -> int:
     return int(text)
 
 
+def _folder(text: str) -> Path:
+    from protocol.engine_image import folder_named
+
+    return folder_named(text)
+
+
 def default_workers() -> int:
     """Half the CPUs, from 1 to 4: harts and translators share the machine."""
     return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
@@ -164,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         help="bytes of translations on disk (default 256M)",
     )
     parser.add_argument(
-        "--cache", type=Path, metavar="FOLDER", help="where engines and translations are kept"
+        "--cache", type=_folder, metavar="FOLDER", help="where engines and translations are kept"
     )
     parser.add_argument(
         "--log-json", action="store_true", help="log JSON objects, one a line, to standard error"

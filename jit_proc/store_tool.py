@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jit_proc.store_disk import FILE, Damaged, Disk, DiskError
-from protocol.engine_image import cache_folder
+from protocol.engine_image import cache_folder, folder_named
 from protocol.errors import USER_ERROR_EXIT, UserError
 from protocol.logs import configure
 
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="info: what there is; verify: rehash all, remove what is bad (exit status 1 then);"
         " clear: remove all",
     )
-    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="where it is kept")
+    parser.add_argument("--cache", type=folder_named, metavar="FOLDER", help="where it is kept")
     configure(level="error")
     try:
         asked = parser.parse_args(arguments)

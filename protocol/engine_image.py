@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Final
 
 from protocol import mutants
+from protocol.errors import UserError
 
 FORMAT: Final = 1
 MAGIC: Final = b"CBENGINE"
@@ -161,6 +162,14 @@ def source_texts() -> Iterable[str]:
     for path in sorted([*folder.glob("*.py"), *folder.glob("*.txt")]):
         if path.stem not in _BROKER:
             yield path.name + "\n" + path.read_text(encoding="utf-8")
+
+
+def folder_named(text: str) -> Path:
+    """A user's word for another one. Raises UserError."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--cache {text}: is no folder")
+    return path
 
 
 def cache_folder() -> Path:

@@ -149,7 +149,17 @@ def test_no_command_tells_the_commands():
         assert f"\n  {name} " in result.stderr
 
 
-@pytest.mark.parametrize("words", [["help"], ["-help"], ["run", "-help"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["help"],
+        ["-help"],
+        ["run", "-help"],
+        ["run", "--help"],
+        ["ctl", "-help"],
+        ["store", "-help"],
+    ],
+)
 def test_help_is_no_mistake(words):
     result = coldboot(*words)
 

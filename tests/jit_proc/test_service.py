@@ -353,6 +353,7 @@ def test_two_translators_cannot_share_an_endpoint(
         ("--endpoint", "nowhere"),
         ("--endpoint", "ipc:///no/such/folder/t"),
         ("--log-level", "loud"),
+        ("--cache", __file__),
         ("--surprise",),
     ],
 )

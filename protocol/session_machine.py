@@ -338,9 +338,9 @@ class MachineSession:
             case Retired():
                 return self._on_retired(message)
             case EngineReady():
-                return _or_dropped(self._wishes.engine_ready(message), message)
+                return self._wishes.engine_ready(message) or [_dropped(message, "not_outstanding")]
             case Swapped():
-                return _or_dropped(self._wishes.swapped(message), message)
+                return self._wishes.swapped(message) or [_dropped(message, "not_outstanding")]
             case Pong():
                 if message.incarnation != self.incarnation and self.state != "greeting":
                     return self._die("translator_restarted")
@@ -433,7 +433,7 @@ class MachineSession:
         if self.state == "greeting" and message.name in _FINAL:
             return self._incompatible(f"translator: {message.text}")
         refused = self._wishes.refused(message)
-        if refused is not None:
+        if refused:
             return refused
         if message.id:
             asked = self._requests.remove(message.id)
@@ -494,10 +494,6 @@ class MachineSession:
 
 def _cancel(*names: str) -> list[MachineAction]:
     return [CancelTimer(name) for name in names]
-
-
-def _or_dropped(actions: list[MachineAction] | None, message: Message) -> list[MachineAction]:
-    return [_dropped(message, "not_outstanding")] if actions is None else actions
 
 
 def _dropped(message: Message, reason: str) -> Dropped:

@@ -29,7 +29,7 @@ from protocol.session_terms import Deadlines
 
 
 class Wishes:
-    """Of one machine. An answer to something that is not wanted has no actions: None."""
+    """Of one machine. An answer to something that is not wanted has no actions."""
 
     def __init__(self, backend: str, deadlines: Deadlines) -> None:
         self.backend = backend
@@ -49,9 +49,9 @@ class Wishes:
         """A translator is there."""
         return [] if self._engine is None else [Send(Engine(session, self._engine))]
 
-    def engine_ready(self, message: EngineReady) -> list[MachineAction] | None:
+    def engine_ready(self, message: EngineReady) -> list[MachineAction]:
         if message.key != self._engine:
-            return None
+            return []
         self._engine = None
         return [EngineLoaded(message.key, message.path), CancelTimer("engine")]
 
@@ -78,9 +78,9 @@ class Wishes:
         self._swap = backend
         return [Send(Swap(session, backend)), SetTimer("swap", self._deadlines.swap)]
 
-    def swapped(self, message: Swapped) -> list[MachineAction] | None:
+    def swapped(self, message: Swapped) -> list[MachineAction]:
         if message.backend != self._swap:
-            return None
+            return []
         self._swap = None
         self.backend = message.backend
         return [SwapReady(message.backend), CancelTimer("swap")]
@@ -94,13 +94,13 @@ class Wishes:
 
     # --- both ------------------------------------------------------------------------------------
 
-    def refused(self, message: Error) -> list[MachineAction] | None:
+    def refused(self, message: Error) -> list[MachineAction]:
         """The translator says why not."""
         if message.name == "engine_failed" and self._engine is not None:
             return [*self.engine_failed(message.text), CancelTimer("engine")]
         if message.name == "unknown_backend" and self._swap is not None:
             return [*self.swap_failed(message.text), CancelTimer("swap")]
-        return None
+        return []
 
     def timer(self, name: str) -> list[MachineAction]:
         """A deadline has passed."""

@@ -60,6 +60,7 @@ class World:
         self.retirements: list[str] = []
         self.failures: list[BaseException] = []
         self.fail = self.failures.append
+        self.harts = [SimpleNamespace(state=SimpleNamespace(satp=8 << 60))]  # Sv39
         self.jitdump = None
         self.trace = None
         words = native.words(self.records.start, RECORD_ARRAY_STRIDE // 8)

@@ -6,7 +6,7 @@ Invariants:
 - An engine that is wanted is asked for whenever a translator is met, until it is here, failed, or
   its deadline has passed.
 - One swap at a time, which ends in exactly one of SwapReady or SwapFailed. A backend that was
-  swapped in is what the next translator is asked for, too.
+  swapped in is what the next translator is asked for, too; so is one that was wanted without any.
 
 Read next: `protocol.session_machine`, its only user.
 """
@@ -69,7 +69,8 @@ class Wishes:
     ) -> list[MachineAction]:
         """`session`: with a translator that has `backends`; None: there is none."""
         if session is None:
-            return [SwapFailed(backend, "no translator is attached")]
+            self.backend = backend  # or a machine whose backend nobody has would be stuck with it
+            return [SwapFailed(backend, "no translator is attached; the next one is asked for it")]
         if self._swap is not None:
             return [SwapFailed(backend, f"the swap to {self._swap} is still under way")]
         if name_of(backend) not in backends:

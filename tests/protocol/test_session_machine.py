@@ -473,6 +473,18 @@ def test_a_swap_that_was_refused_leaves_the_next_hello_as_it_was():
     assert hello.backend == ""
 
 
+def test_without_a_translator_a_swap_is_a_wish_to_the_next_one():
+    machine = attached()
+    machine.disconnected()
+    machine.retire(6, "translator_restart")
+    (failed,) = machine.swap("reference")
+    assert isinstance(failed, SwapFailed)
+    assert "the next one is asked for it" in failed.text
+    (hello,) = sent(machine.connect(2))
+    assert isinstance(hello, Hello)
+    assert hello.backend == "reference"
+
+
 def test_a_backend_nobody_has_is_told_to_the_user():
     machine = greeting()
     actions = machine.receive(Error(1, "unknown_backend", 0, "use one of llvm"))

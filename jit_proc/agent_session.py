@@ -235,6 +235,8 @@ class AgentSession:
                 del self._asked[id]
                 self.outbox.append(JobCancel(self._session, id))
                 self._lose(one, f"no answer in {JOB_LIMIT:.0f} s")
+        if self.hopeless(now):
+            self.trouble = self.trouble or "nobody answers there"
         if self.state != "up" and now >= self._next_call:
             self.state = "calling" if self.state == "refused" else self.state
             self._session = self._draw()

@@ -183,7 +183,7 @@ def test_it_is_killed_and_started_again_and_a_retirement_waits_for_nobody(
     machine.request(1)
     refused = machine.rejected()  # nobody listens yet
     assert refused.reason == "queue_full"
-    assert "remote translator" in refused.text
+    assert "remote translator: nobody answers" in refused.text
     remote.start()
     assert ask(machine, 10) == 10
     with socket.create_connection(("127.0.0.1", remote.port)) as garbage:

@@ -166,8 +166,10 @@ class Asker:
         return session.request(self._stamp(page), wanted, heat, 0, known, seen)
 
     def _ask_anew(self, session: MachineSession, anew: Wanted) -> list[MachineAction]:
-        seen = self._machine.records.seen_slots(anew.page)
-        actions = session.request(self._stamp(anew.page), anew.slots, LEAST, 1, (), seen)
+        records = self._machine.records
+        known = tuple(sorted(records.entry_slots(anew.page).difference(anew.slots)))
+        seen = records.seen_slots(anew.page)
+        actions = session.request(self._stamp(anew.page), anew.slots, LEAST, 1, known, seen)
         self.upgrades.asked(anew, actions)
         return actions
 

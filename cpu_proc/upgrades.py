@@ -2,9 +2,9 @@
 
 The problem: when code is first found hot little is known of it, and most of it will not run for
 long. A region that does run for long is worth a dearer translation (`TRANSLATE.level` 1), made of
-all that was executed by then: of ways that no one had taken, and of other regions of its page that
-are hot as well. And a region whose assumption about the hart's state does not hold is left at its
-entry each time: it had better be made without.
+all that was executed by then: of ways too that no one had taken. Where control goes between regions
+of a page very often, they had better be one. And a region whose assumption about the hart's state
+does not hold is left at its entry each time: it had better be made without.
 
 How heat is found: nothing is counted in native code. Now and then each running hart is called out
 of it, and the time since the last call is booked to the region where it is (`sample`). As long as
@@ -19,7 +19,7 @@ Invariants:
   counters. Until then the old region is in use.
 - Nothing here decides what code does. Forgotten with the epoch.
 
-Read next: `asking.py`, `docs/profiling.md`.
+Read next: `asking.py`, `docs/anew.md`.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Upgrades:
         for slot in slots:
             region = self._region(page, slot)
             if region is not None:
-                self._want(region, [region], "assumed")
+                self._want(region, "assumed")
 
     def crossed(self, page: int) -> None:
         """Control changes between regions of a page very often: they had better be one."""
@@ -185,8 +185,7 @@ class Upgrades:
         self._times[region.id] += int(self._period * 1e6)
         size = self._sizes.get(region.id, 0)
         if self._times[region.id] >= 1e6 * max(HOT, PAYBACK * size):
-            regions = self._machine.records.regions.get(page, ())
-            self._want(region, [one for one in regions if self._times[one.id]], "hot")
+            self._want(region, "hot")
 
     def _region(self, page: int, slot: int) -> Region | None:
         """The region in which a hart is that is to go on at a slot."""
@@ -200,10 +199,9 @@ class Upgrades:
                 within = region
         return within
 
-    def _want(self, region: Region, together: list[Region], reason: Reason) -> None:
-        """One is to be made anew, as one with others of its page."""
+    def _want(self, region: Region, reason: Reason) -> None:
         if (region.id, reason) in self._done:
             return
-        self._done.update((one.id, reason) for one in together)
-        slots = {slot for one in together for slot, _ in one.entries}
-        self._wanted.append(Wanted(region.page, tuple(sorted(slots)), reason))
+        self._done.add((region.id, reason))
+        slots = tuple(sorted(slot for slot, _ in region.entries))
+        self._wanted.append(Wanted(region.page, slots, reason))

@@ -234,9 +234,8 @@ def test_few_are_under_way_and_none_of_code_that_is_gone():
     assert book.ask() == (UNDER_WAY + 1, (0,), "hot")
 
 
-def test_regions_of_a_page_in_which_time_was_spent_become_one():
+def test_time_is_booked_to_the_region_where_a_hart_is():
     book = Book(1)
-    book.regions[0] += [Region(0, 2, ((40, 0x1100),), 60), Region(0, 4, ((80, 0x1200),), 61)]
-    book.run(0, 41, samples=1)  # in the line of the second
-    book.run(0)
-    assert book.ask() == (0, (0, 40), "hot")
+    book.regions[0] += [Region(0, 2, ((40, 0x1100),), 60)]
+    book.run(0, 41)  # in the line of the second
+    assert book.ask() == (0, (40,), "hot")

@@ -131,18 +131,24 @@ def _stats(draft: Draft, option: str, text: str) -> None:
     draft.options = replace(draft.options, stats=True)
 
 
+def _a_file(option: str, text: str) -> str:
+    if text == "-":
+        raise values.complain(option, text, "a file is expected: the terminal is the guest's")
+    return values.writable(option, text)
+
+
 @option_row(
     "explain", "FILE", "write every retirement there: when, who, what (coldboot explain FILE)"
 )
 def _explain(draft: Draft, option: str, text: str) -> None:
-    if text == "-":
-        raise values.complain(option, text, "a file is expected: the terminal is the guest's")
-    draft.options = replace(draft.options, explain=values.writable(option, text))
+    draft.options = replace(draft.options, explain=_a_file(option, text))
 
 
-@option_row("trace", "FILE", "write a time line there, for ui.perfetto.dev")
+@option_row(
+    "trace", "FILE", "write a time line there, for ui.perfetto.dev (its own format: FILE.pftrace)"
+)
 def _trace(draft: Draft, option: str, text: str) -> None:
-    draft.options = replace(draft.options, trace=values.writable(option, text))
+    draft.options = replace(draft.options, trace=_a_file(option, text))
 
 
 @option_row("profile", "NAME", "write the guest's hot functions: NAME.txt, .folded, .svg")

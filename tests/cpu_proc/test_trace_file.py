@@ -134,8 +134,9 @@ def test_the_reset_and_the_sleep_are_there(events: list[dict[str, Any]]):
     assert any(e["dur"] > 1000 for e in asleep)
 
 
-def test_a_file_that_cannot_be_made(tmp_path: Path):
-    done = programs.run("main: j PASS", tmp_path, "-trace", tmp_path / "no" / "file")
+@pytest.mark.parametrize("name", ["no/file", "-"])
+def test_a_file_that_cannot_be_made(name: str, tmp_path: Path):
+    done = programs.run("main: j PASS", tmp_path, "-trace", name)
     assert 2 == done.returncode
     assert b"-trace" in done.stderr
     assert 1 == done.stderr.count(b"\n")

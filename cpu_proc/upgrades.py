@@ -46,7 +46,7 @@ PERIOD: Final = 0.01  # seconds between two samples, at first
 LONGEST: Final = 0.32
 PATIENCE: Final = 16  # samples with nothing new before they become half as frequent
 HOT: Final = 0.02  # seconds in a region, at least
-PAYBACK: Final = 0.005  # seconds for each of its instructions: some ten times what one will cost
+PAYBACK: Final = 0.012  # seconds for each of its instructions: some twenty times what one will cost
 
 
 class Wanted(NamedTuple):

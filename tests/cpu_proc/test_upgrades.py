@@ -158,7 +158,7 @@ class Book:
         self.answered: set[int] = set()
 
     def publish(self, number: int) -> None:
-        done: Any = SimpleNamespace(id=number, instructions=2)
+        done: Any = SimpleNamespace(id=number, instructions=1)
         self.upgrades.published(done)
 
     def run(self, page: int, slot: int = 0, samples: int = round(HOT / PERIOD)) -> None:

@@ -8,14 +8,17 @@ others from being asked for until workers had started.
 So while that window is full, other pages are asked for with heat 0: *probes*. Those the store
 knows are answered at once. The others a worker would take last; the translator answers in order
 what is known, so an answer from the store to a later request says that they are not known there,
-and they are withdrawn. A page stays in the backlog until it was answered, and is probed once;
-before it is asked for with its heat, its probe is withdrawn.
+and they are withdrawn. So are, while others wait, those that have been under way for longer than
+answers from the store take: nothing may come after them, and a boot's whole store stayed unasked
+behind two dozen pages it did not know. A page stays in the backlog until it was answered, and is
+probed once; before it is asked for with its heat, its probe is withdrawn.
 
 A page whose bytes move under each request rests before it is asked for again (`Backlog`).
 
 Invariants: about a page there are requests with heat, or one probe. At most `WINDOW` requests with
-heat are under way. Where probes are not answered from the store, as with an empty one, they end
-after `CREDIT` of them. All of it happens in the I/O thread.
+heat are under way. Where nothing is answered from the store, as with an empty one, probes end
+after `CREDIT` of them; once something was, `TRUSTED` may always be under way. All of it happens in
+the I/O thread.
 
 Read next: `protocol/backlog.py`, `translator.py`.
 """
@@ -46,6 +49,9 @@ WINDOW = 6  # requests under way: workers are kept busy, and yet the hottest com
 PROBES = 24
 CREDIT = 16  # probes that may be in vain; each that is not gives a few more
 GAIN = 4
+TRUSTED = 4
+PATIENCE = 0.03  # seconds for a probe, and twice as long as answers took lately
+UNKNOWN = 0.1  # how long that may be, before there was one
 MOST_MERGES = 3  # of a page, in an epoch
 LEAST = 1  # heat of what has a region already
 
@@ -65,7 +71,9 @@ class Asker:
         self.upgrades = Upgrades(machine, publisher.counts)
         publisher.told = self.upgrades.published
         self._probes: dict[int, list[int]] = {}  # under way, the first that was asked for first
-        self._credit = CREDIT
+        self._probed: dict[int, float] = {}  # when
+        self._took = UNKNOWN  # seconds from a probe to the store's answer, of late
+        self._credit, self._trusted = CREDIT, 0
 
     def clear(self) -> None:
         """Everything is retired."""
@@ -73,7 +81,8 @@ class Asker:
         self._merges.clear()
         self.upgrades.clear()
         self._probes.clear()
-        self._credit = CREDIT
+        self._probed.clear()
+        self._took, self._credit, self._trusted = UNKNOWN, CREDIT, 0
 
     def report(self, wanted: Mapping[int, Iterable[int]]) -> None:
         """Harts found these hot. Where they wait for answers, no page rests."""
@@ -116,7 +125,14 @@ class Asker:
             yield self._ask_anew(session, anew)
         if self._forced or self._publisher.shortcuts is not None:
             return
-        while session.state == "attached" and len(self._probes) < min(PROBES, self._credit):
+        while session.state == "attached" and backlog.fresh:
+            if len(self._probes) >= min(PROBES, self._credit):
+                first = next(iter(self._probes), None)
+                if first is None or not self._overdue(first):
+                    return
+                yield session.cancel_page(first)
+                self.withdrawn(first)  # if it had been given up before
+                continue
             found = backlog.probe()
             if found is None:
                 return
@@ -125,6 +141,7 @@ class Asker:
             wanted = [slot for slot in slots if slot not in covered]
             if wanted and not session.asks_about(page):
                 self._probes[page] = wanted
+                self._probed[page] = time.monotonic()
                 yield self._ask(session, page, wanted, covered, 0)
 
     def answered(self, message: Translated | Rejected) -> list[int]:
@@ -134,6 +151,7 @@ class Asker:
         probe = self._probes.get(page)
         if probe is None:
             return []
+        began = self._probed.pop(page)
         if isinstance(message, Rejected):
             del self._probes[page]
             self._backlog.drop(page, probe)
@@ -143,15 +161,21 @@ class Asker:
         self._backlog.drop(page, probe)
         if any(getattr(message.timings, name) for name in WORKED):
             return []  # a worker had nothing else to do
-        self._credit = min(PROBES + CREDIT, self._credit + GAIN)
+        self._credit, self._trusted = min(PROBES + CREDIT, self._credit + GAIN), TRUSTED
+        self._took = max(time.monotonic() - began, 0.75 * self._took)
         return earlier
 
     def withdrawn(self, page: int) -> bool:
         """Whether a probe was under way there; it is no longer."""
         if self._probes.pop(page, None) is None:
             return False
-        self._credit -= 1
+        del self._probed[page]
+        self._credit = max(self._trusted, self._credit - 1)
         return True
+
+    def _overdue(self, page: int) -> bool:
+        """Whether the store would have answered a probe by now."""
+        return time.monotonic() - self._probed[page] > PATIENCE + 2 * self._took
 
     def _room(self, session: MachineSession) -> bool:
         return session.outstanding - len(self._probes) - self.upgrades.under_way < WINDOW

@@ -233,7 +233,11 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _early_worker(asked: argparse.Namespace) -> subprocess.Popen[bytes] | None:
-    """A worker, while the rest is imported, if one machine waits and nothing can be kept for it."""
+    """A worker, while the rest is imported, if one machine waits and nothing can be kept for it.
+
+    It is urgent. Where a store has answers first, starting a worker must not cost the guest time: a
+    boot from a filled store on busy processors is over before there is much for one to do.
+    """
     if asked.parent is None or asked.build_engine or asked.listen is not None:
         return None
     if asked.store == "disk":
@@ -243,7 +247,7 @@ def _early_worker(asked: argparse.Namespace) -> subprocess.Popen[bytes] | None:
             return None
     from jit_proc.process import start_worker
 
-    return start_worker(asked.lifter, asked.engine, asked.nice)
+    return start_worker(asked.lifter, asked.engine, asked.nice, urgent=True)
 
 
 def _serve(options: object, listen: str | None, folder: Path | None) -> int:

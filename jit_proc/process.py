@@ -69,13 +69,17 @@ def child_environment() -> dict[str, str]:
 
 
 def start_worker(
-    lifter: str | None, engine: str | None, nice: int | None
+    lifter: str | None, engine: str | None, nice: int | None, *, urgent: bool = False
 ) -> subprocess.Popen[bytes]:
-    """A worker's process (`worker.py`); None: its own defaults."""
+    """A worker's process (`worker.py`); None: its own defaults. `urgent`: it gives way to other
+    processes only once it is ready.
+    """
     command = [sys.executable, "-m", "jit_proc.worker", "--parent", str(os.getpid())]
     for name, value in (("--lifter", lifter), ("--engine", engine), ("--nice", nice)):
         if value is not None:
             command += [name, str(value)]
+    if urgent:
+        command.append("--urgent")
     if armed := mutants.all_armed():
         command += ["--armed", ",".join(armed)]
     process = subprocess.Popen(

@@ -11,9 +11,9 @@ Invariants:
 - A job's own failure (a lifter's refusal, IR that does not verify, an image that cannot be linked,
   a bug in the lifter) is an outcome, not an end. Only LLVM ends it, or a kill.
 - It ends with its broker: end of input, or the parent-death signal while LLVM works.
-- It gives way to the machine: `nice` is raised before the first job; to be ready comes first. On
-  two cores a guest's hart runs on undisturbed while its code is made (`--nice 0` to measure
-  without).
+- It gives way to the machine: `nice` is raised before the first job, and before anything else
+  unless it is urgent (nothing is kept for the machine: to be ready comes first). On two cores a
+  guest's hart runs on undisturbed while its code is made (`--nice 0` to measure without).
 
 Run as `python -m jit_proc.worker`; only `pool.py` has a reason to.
 """
@@ -86,15 +86,23 @@ def resolve(name: str) -> Any:
     return getattr(importlib.import_module(module), function)
 
 
-def serve(source: int, sink: BinaryIO, lifter: str, engine: str, nice: int) -> None:
-    """Answer jobs from the descriptor `source` on `sink` until the end of input."""
+def serve(
+    source: int, sink: BinaryIO, lifter: str, engine: str, nice: int, *, urgent: bool = False
+) -> None:
+    """Answer jobs from the descriptor `source` on `sink` until the end of input.
+
+    `urgent`: give way to other processes only once ready, for somebody waits for just that.
+    """
     gc.disable()  # nothing of what is imported is garbage
+    if not urgent:
+        os.nice(nice)
     from jit_proc.llvm import identity
 
     _warm_up(lifter)
     gc.freeze()
     gc.enable()
-    os.nice(nice)
+    if urgent:
+        os.nice(nice)
     give_up_writable_code()
     sink.write(encode(Ready(identity())))
     frames = Frames()
@@ -123,6 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--engine", default=DEFAULT_ENGINE, metavar="MODULE:FUNCTION")
     parser.add_argument("--nice", type=int, default=DEFAULT_NICE, metavar="N")
     parser.add_argument("--parent", type=int, default=os.getppid(), metavar="PID")
+    parser.add_argument("--urgent", action="store_true", help="give way only once ready")
     parser.add_argument("--armed", default="", metavar="NAME,...", help="see protocol/mutants.py")
     options = parser.parse_args(arguments)
     mutants.arm(filter(None, options.armed.split(",")))
@@ -131,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     answers = os.dup(1)
     os.dup2(2, 1)
     with contextlib.suppress(BrokenPipeError), open(answers, "wb", buffering=0) as sink:
-        serve(0, sink, options.lifter, options.engine, options.nice)
+        serve(0, sink, options.lifter, options.engine, options.nice, urgent=options.urgent)
     return 0
 
 

@@ -111,6 +111,11 @@ class Backlog:
                 self._fresh.pop(page, None)
                 return page, sorted(known[1]), -heat
 
+    @property
+    def fresh(self) -> bool:
+        """Whether `probe` may have one."""
+        return bool(self._fresh)
+
     def probe(self) -> tuple[int, list[int]] | None:
         """A page with slots that this has not told of yet, the latest first; it stays here."""
         if not self._fresh:

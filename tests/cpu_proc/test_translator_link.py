@@ -531,3 +531,31 @@ def test_an_empty_store_is_not_asked_for_ever(world):
             world.act(session.RequestFailed(page, 0, (0,), "superseded"))
     assert len(asked) == asking.CREDIT
     assert len(world.link._backlog) == PAGES
+
+
+def test_what_the_store_knows_is_found_behind_what_it_does_not_know(world, monkeypatch):
+    asked: list[Any] = []
+    withdrawn: list[int] = []
+    now = [0.0]
+    monkeypatch.setattr(asking, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(asking, "PROBES", 2)
+    world.link._session = _asking(asked, withdrawn)
+    world.link._session.asks_about = lambda page: False
+
+    def probed() -> list[int]:
+        """Pages that go out, while workers have as much to do as they may."""
+        before = len(asked)
+        world.link._session.outstanding = asking.WINDOW + len(world.link._asker._probes)
+        world.link._feed()
+        return [page for page, _, heat in asked[before:] if heat == 0]
+
+    for page in (1, 3, 5, 2):
+        world.link._backlog.add({page: [1]})
+    assert probed() == [2, 5]
+    world.act(session.Publish(world.message(page=2, timings=Timings(*[0] * 9)), ()))
+    assert probed() == [3]
+    assert probed() == [], "the store may be about to answer"
+    now[0] += 10 * asking.UNKNOWN
+    assert probed() == [1]
+    assert withdrawn == [5]
+    assert len(world.link._backlog) == 3, "they are asked for with their heat some time"

@@ -41,6 +41,7 @@ from jit_proc.store_entry import (
     Entry,
     EntryError,
     context_of,
+    inside,
     make,
     own_keys,
     search_keys,
@@ -300,14 +301,15 @@ class ContentStore:
             entry = self._search(context, slot, job, disk)
             if entry is not None:
                 chosen.append(entry.region)
-                covered.update(slot for slot, _ in entry.region.entries)
+                covered.update(entry.slots)
         if not chosen:
             self.misses += disk
             return None
         self.hits += 1
         region = together(chosen)
         self.instructions += region.instructions
-        return Found(region, tuple(s for s in job.entries if s not in covered))
+        left = (s for s in job.entries if s not in covered and not inside(s, region.spans))
+        return Found(region, tuple(left))
 
     def _search(self, context: bytes, slot: int, job: Job, disk: bool) -> Entry | None:
         keys = search_keys(context, slot, job.content)
@@ -333,7 +335,7 @@ class ContentStore:
     @staticmethod
     def _fitting(candidates: Iterable[Entry], slot: int, job: Job) -> Entry | None:
         for entry in candidates:
-            if entry.matches(job.content, job.page) and entry.region.enters(slot):
+            if entry.matches(job.content, job.page) and slot in entry.slots:
                 return entry
         return None
 

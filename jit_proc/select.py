@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from jit_proc import loops
 from jit_proc.csr_regions import is_plain
 from jit_proc.handlers import is_hot
 from protocol.fields import MAX_ENTRIES
@@ -70,6 +71,11 @@ class Site:
         return self.decoded.operands.get("rd", 0) in (1, 5)
 
     @property
+    def jumps(self) -> bool:
+        """Whether it is an indirect jump, or call, that is no return."""
+        return self.ends_block and self.target is None and not self.returns
+
+    @property
     def returns(self) -> bool:
         """Whether it is a return, by the registers' use (unprivileged architecture, 2.5.1)."""
         if self.decoded is None or self.target is not None or self.links:
@@ -99,7 +105,7 @@ class Selection:
     """What a region consists of: its sites by offset, its entries, where blocks begin.
 
     `behind_calls`, `hot`: where an indirect jump of the region may go on in it - a return behind
-    one of its calls, any other at an entry that was asked for.
+    one of its calls, any other at what was asked for, but in the middle of a loop without it.
     """
 
     sites: dict[int, Site]
@@ -124,7 +130,8 @@ def select(
 
     Nearest first, so that loops are whole before far code is begun. Besides the entries asked for,
     those where control is likely to come back from outside become entries: behind calls that leave
-    the region, behind instructions left to tier 0, and the heads of loops.
+    the region, behind instructions left to tier 0, and the heads of loops. What else lies in a loop
+    is no entry at first, though it was asked for (`loops.py`).
 
     Where another region is entered (`known`), control goes on by the record: the code there is not
     made twice. A way that no one took so far (`seen`, as in TRANSLATE) is left out: it costs
@@ -176,14 +183,56 @@ def select(
                 if is_cold(following):
                     break
             offset = following
-    extra |= {following: None for following, target in calls.items() if target not in sites}
-    # Where two instructions overlap, control from the first jumps over the second.
-    leaders |= {s.end for s in sites.values() if s.offset + 2 < s.end and s.offset + 2 in sites}
-    chosen = [o for o in dict.fromkeys([*wanted, *extra]) if o in sites and sites[o].liftable]
+    back = {following for following, target in calls.items() if target not in sites}
+    back |= {site.end for site in sites.values() if not site.liftable}
+    blocks = _blocks(sites, leaders)
+    found = loops.find({start: _ahead(last, blocks) for start, last in blocks.items()})
+    inner = found.members.keys() - back
+    if level:  # what is entered so often that it has a region is entered on
+        inner -= set(wanted)
+    if not any(o in sites and sites[o].liftable for o in [*wanted, *extra] if o not in inner):
+        inner = set()
+    jumps = {start for start, last in blocks.items() if last.jumps}
+    hot = [
+        offset
+        for offset in sorted(wanted)
+        if offset in sites and (offset not in inner or not jumps.isdisjoint(found.members[offset]))
+    ]
+    chosen = [
+        offset
+        for offset in dict.fromkeys([*wanted, *extra, *sorted(found.heads), *sorted(back)])
+        if offset not in inner and offset in sites and sites[offset].liftable
+    ]
     chosen = sorted(chosen[:MAX_ENTRIES])
     behind_calls = sorted({s.end for s in sites.values() if s.links and s.end in sites})
-    hot = [o for o in sorted(wanted) if o in sites]
-    return Selection(sites, chosen, leaders | {*chosen, *behind_calls}, behind_calls, hot)
+    # Where two instructions overlap, control from the first jumps over the second.
+    begin = {s.end for s in sites.values() if s.offset + 2 < s.end and s.offset + 2 in sites}
+    for site in sites.values():
+        if site.target is not None:
+            begin.add(site.target)
+        if site.target is not None or not site.liftable:
+            begin.add(site.end)
+    return Selection(sites, chosen, begin | {*chosen, *behind_calls, *hot}, behind_calls, hot)
+
+
+def _blocks(sites: dict[int, Site], leaders: set[int]) -> dict[int, Site]:
+    """Blocks: where they begin, and their last instructions."""
+    found: dict[int, Site] = {}
+    start = end = -1
+    for offset in sorted(sites):
+        if offset != end or offset in leaders:
+            start = offset
+        found[start] = sites[offset]
+        end = -1 if sites[offset].ends_block else sites[offset].end
+    return found
+
+
+def _ahead(last: Site, blocks: dict[int, Site]) -> list[int]:
+    """Where a block leads by its last instruction: a call, behind it."""
+    found = [] if last.ends_block and not last.links else [last.end]
+    if last.target is not None and not last.links:
+        found.append(last.target)
+    return [offset for offset in found if offset in blocks]
 
 
 def spans_of(sites: dict[int, Site]) -> tuple[tuple[int, int], ...]:

@@ -10,7 +10,8 @@ and a candidate is taken if every byte it was made from stands in the page.
 - *Context*: all that decides the code besides guest bytes: the toolchain (`store.toolchain`),
   the backend with its options, the state word. Every field of `Job` but its page, its content and
   its entries is in it, one that is added later too.
-- *Place key*: one for each entry of a region, of up to 16 bytes from there to the end of its span.
+- *Place key*: one for each entry of a region, and for each slot in its code that was asked for but
+  is no entry (`loops.py`), of up to 16 bytes from there to the end of its span.
   As many as there are: a search tries 16, 8, 4 and 2.
 
 The fault switches of this store stand here, each where its mistake would be made:
@@ -45,7 +46,7 @@ from protocol.generations import lines_of
 from protocol.layout import LINE_SIZE, PAGE_SIZE
 from protocol.mutants import armed
 
-MAGIC: Final = b"CBREGN\0\1"
+MAGIC: Final = b"CBREGN\0\2"
 KEY_SIZE: Final = 16
 PREFIXES: Final = (16, 8, 4, 2)
 SWITCHES: Final = ("M25", "M26", "M43", "M45")
@@ -66,6 +67,7 @@ class Entry:
 
     `name` identifies it: context, places and bytes. `page`: hash of the whole page it was made
     from, by which regions made together are found together. `index`: the page's, for M26 alone.
+    `served`: slots that were asked for and lie in its code, though it is not entered there.
     """
 
     name: bytes
@@ -73,11 +75,17 @@ class Entry:
     guest: bytes
     page: bytes
     index: int = 0
+    served: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
         """Bytes it takes, about."""
         return len(self.region.code) + len(self.guest) + 64 * len(self.region.entries) + 512
+
+    @property
+    def slots(self) -> list[int]:
+        """Slots for which it was made: whoever asks for one of them gets it."""
+        return [*(slot for slot, _ in self.region.entries), *self.served]
 
     def matches(self, content: bytes, index: int = 0) -> bool:
         """Whether it stands for code of a page with these contents."""
@@ -128,22 +136,29 @@ def make(context: bytes, job: Job, region: Region) -> Entry:
     """The entry of a job's result. Raises EntryError when the region is inconsistent."""
     guest = b"".join(job.content[start : start + size] for start, size in region.spans)
     _check(region, guest)
-    entries = repr(region.entries).encode()
+    entered = {slot for slot, _ in region.entries}
+    served = tuple(s for s in job.entries if s not in entered and inside(s, region.spans))
+    entries = repr((region.entries, served)).encode()
     place = job.page.to_bytes(8, "little") if armed("M26") else b""
     name = _digest(context, entries, repr(region.spans).encode(), guest, place)
     plain = replace(region, times=Times(), compared=0)
-    return Entry(name, plain, guest, page_of(job.content), job.page)
+    return Entry(name, plain, guest, page_of(job.content), job.page, served)
+
+
+def inside(slot: int, spans: Iterable[tuple[int, int]]) -> bool:
+    """Whether a slot lies in one of the spans."""
+    return any(start <= 2 * slot < start + size for start, size in spans)
 
 
 def own_keys(context: bytes, entry: Entry) -> list[bytes]:
-    """The place keys under which an entry is found, one for each slot it can be entered at."""
+    """The place keys under which an entry is found, one for each slot that it was made for."""
     found = []
     at = {}
     offset = 0
     for start, size in entry.region.spans:
         at[start, size] = offset
         offset += size
-    for slot, _ in entry.region.entries:
+    for slot in entry.slots:
         for (start, size), where in at.items():
             if start <= 2 * slot < start + size:
                 inside = where + 2 * slot - start
@@ -184,6 +199,7 @@ def encode(context: bytes, entry: Entry) -> bytes:
             region.lines,
             region.instructions,
             region.code,
+            entry.served,
         ]
     )
     return MAGIC + _digest(context, payload) + payload
@@ -195,14 +211,16 @@ def decode(context: bytes, data: bytes) -> Entry:
     if data[: len(MAGIC)] != MAGIC or data[len(MAGIC) : _HEAD] != _digest(context, payload):
         raise EntryError(f"{len(data)} bytes are no entry, or a damaged one")
     try:
-        name, page, guest, entries, spans, lines, instructions, code = msgpack.unpackb(
+        name, page, guest, entries, spans, lines, instructions, code, served = msgpack.unpackb(
             payload, use_list=False
         )
         region = Region(code, entries, spans, lines, instructions, Times())
         _check(region, guest)
+        if not all(inside(slot, spans) for slot in served):
+            raise EntryError("it serves a slot outside of its spans")
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise EntryError(f"an entry of {len(data)} bytes makes no sense: {error!r}") from error
-    return Entry(name, region, guest, page)
+    return Entry(name, region, guest, page, served=served)
 
 
 def _check(region: Region, guest: bytes) -> None:

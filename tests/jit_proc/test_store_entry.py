@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -105,7 +106,7 @@ def test_whatever_is_kept_is_found_from_each_of_its_slots(given_, data):
 
 
 def _without_index(entry: store_entry.Entry) -> store_entry.Entry:
-    return store_entry.Entry(entry.name, entry.region, entry.guest, entry.page)
+    return replace(entry, index=0)
 
 
 ENTRY = store_entry.make(CONTEXT, asked(page(at_70=1)), made_of((4, 100), code=b"code" * 9))
@@ -159,3 +160,14 @@ def test_several_regions_become_one():
     assert b"A" * 65 + b"\xcc" * 63 + b"BBB" == joined.code
     assert 2 == joined.instructions
     assert one is store_entry.together([one])
+
+
+def test_what_was_asked_for_within_a_region_finds_it():
+    job = asked(page(at_70=1), entries=(2, 20, 1000))
+    entry = store_entry.make(CONTEXT, job, made_of((4, 100), entries=((2, 0),)))
+    assert entry.served == (20,)
+    again = store_entry.decode(CONTEXT, store_entry.encode(CONTEXT, entry))
+    assert again.slots == [2, 20]
+    assert set(store_entry.search_keys(CONTEXT, 20, job.content)) & set(
+        store_entry.own_keys(CONTEXT, again)
+    )

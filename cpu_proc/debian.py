@@ -25,7 +25,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from protocol.errors import UserError
@@ -124,10 +124,14 @@ def _deb822_sources(text: str) -> Iterator[Source]:
 
 @dataclass(frozen=True)
 class Suite:
-    """A release, and the architecture whose lists of packages are read."""
+    """A release, and the architecture whose lists of packages are read.
+
+    `alias` is another name it goes by for some years, such as ``stable``.
+    """
 
     name: str
     architecture: str
+    alias: str = ""
 
 
 class PrivateApt:
@@ -176,13 +180,33 @@ class PrivateApt:
         )
 
     def update(self, mirror: Source, suites: Sequence[Suite], progress: Progress) -> None:
-        """Read the lists of packages. Raises `AptError`, also when a signature is not good."""
+        """Read the lists of packages. Raises `AptError`, also when a signature is not good.
+
+        A cache on the way to a mirror may hold a new signature and an old list under one name of a
+        release, and what fits under another: then the other name is asked.
+        """
         keyring = KEYRING if KEYRING.exists() else Path(mirror.signed_by or KEYRING)
         if not keyring.exists():
             raise UserError(
                 f"guests fetch: Debian's keyring {keyring} is not there, so nothing fetched could "
                 "be checked: install the package debian-archive-keyring"
             )
+        try:
+            self._read_lists(mirror, keyring, suites, progress)
+        except AptError:
+            if not any(suite.alias for suite in suites):
+                raise
+            aliases = [replace(suite, name=suite.alias or suite.name) for suite in suites]
+            try:
+                self._read_lists(mirror, keyring, aliases, progress)
+            except AptError:
+                aliases = []
+            if not all(map(self._is_read, suites)) or not aliases:
+                raise
+
+    def _read_lists(
+        self, mirror: Source, keyring: Path, suites: Sequence[Suite], progress: Progress
+    ) -> None:
         lines = [
             f"deb [arch={suite.architecture} signed-by={keyring}] {mirror.uri} {suite.name} main\n"
             for suite in suites
@@ -190,6 +214,14 @@ class PrivateApt:
         (self._folder / "sources.list").write_text("".join(lines))
         # Without this option a list that could not be had is a warning.
         self._run(["update", "-o", "APT::Update::Error-Mode=any"], self._folder, progress)
+
+    def _is_read(self, suite: Suite) -> bool:
+        """Whether a list that was read is of this release, under whichever name."""
+        line = f"Codename: {suite.name}"
+        return any(
+            line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+            for path in (self._folder / "lists").glob("*Release")
+        )
 
     def depends(self, package: str) -> list[str]:
         """Names of the packages that `package` depends on, versions and alternatives left out."""

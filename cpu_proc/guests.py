@@ -42,7 +42,7 @@ KERNEL = "linux-image-riscv64"
 # 12 gives Debian 13's.
 FIRMWARE = ("opensbi", "u-boot-qemu")
 EDK2 = "qemu-efi-riscv64"
-GUEST_SUITE = debian.Suite("trixie", "riscv64")
+GUEST_SUITE = debian.Suite("trixie", "riscv64", "stable")
 FIRMWARE_SUITE = debian.Suite("bookworm", "amd64")
 
 FIRMWARE_FILES = {

@@ -280,6 +280,37 @@ def test_a_mirror_that_is_not_there_is_said_in_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("codename", ["trixie", "forky"])
+def test_another_name_of_the_release_is_asked_where_one_is_out_of_step(
+    tmp_path, monkeypatch, codename
+):
+    require("apt-cache", "dpkg-deb")
+    (tmp_path / "keyring.gpg").touch()
+    monkeypatch.setattr(debian, "KEYRING", tmp_path / "keyring.gpg")
+    apt = tmp_path / "bin" / "apt-get"
+    apt.parent.mkdir()
+    apt.write_text(
+        f"""#!/bin/sh
+        folder=$(dirname "$2")
+        if grep -q " trixie main" "$folder/sources.list"; then
+          echo "E: Packages.xz has unexpected size. Mirror sync in progress?"
+          exit 100
+        fi
+        grep -q " stable main" "$folder/sources.list" || exit 101
+        echo "Codename: {codename}" >"$folder/lists/mirror_InRelease"
+        """
+    )
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{apt.parent}:{os.environ['PATH']}")
+    mine = debian.PrivateApt(tmp_path / "apt", "riscv64")
+    mirror = debian.Source("http://mirror/debian", "bookworm")
+    if codename == "trixie":
+        mine.update(mirror, [guests.GUEST_SUITE], lambda done: None)
+    else:
+        with pytest.raises(debian.AptError, match="Mirror sync in progress"):
+            mine.update(mirror, [guests.GUEST_SUITE], lambda done: None)
+
+
 def test_without_a_keyring_nothing_is_fetched(tmp_path, monkeypatch):
     require("apt-get", "apt-cache", "dpkg-deb")
     monkeypatch.setattr(debian, "KEYRING", tmp_path / "none.gpg")

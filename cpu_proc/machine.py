@@ -64,6 +64,7 @@ log = get_logger("machine")
 
 RECORD_ARRAYS = 8192  # pages with records at once: 288 MiB when all are used
 SWITCH_INTERVAL = 0.0005  # seconds a device access may wait for another thread of this process
+BACKEND_PATIENCE = 5.0  # seconds to learn of a backend's wrong name from a translator that starts
 IDLE_WAIT = 3600.0  # seconds; a sleeping hart is woken by what it waits for, not by this
 
 
@@ -267,6 +268,8 @@ class Machine:
             pass
         for thread in self._threads:
             thread.join()
+        if self.options.backend and self.translator is not None:
+            self.translator.wait_attached(BACKEND_PATIENCE)
         if self.failure is not None:
             raise self.failure
         return self.exit_code or 0

@@ -84,7 +84,8 @@ class Agent:
     def __init__(self, settings: Mapping[str, str]) -> None:
         """`settings`: options of the backend. Raises UserError when keys or address are wrong."""
         own = keys.load(Path(settings.get("keys") or keys.default_folder()))
-        endpoint = f"tcp://{settings.get('host', '')}:{settings.get('port', '')}"
+        host = settings.get("host", "")
+        endpoint = f"tcp://{f'[{host}]' if ':' in host else host}:{settings.get('port', '')}"
         self.local = settings.get("else", "")
         self._own, self._peer = own, own.of(settings.get("peer", ""))
         self._trusted, self._looked = True, time.monotonic()

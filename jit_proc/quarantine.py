@@ -27,7 +27,7 @@ from pathlib import Path
 from jit_proc import backends
 from jit_proc.content_store import ContentStore
 from jit_proc.job import Difference
-from protocol.backends import name_of
+from protocol.backends import is_pair, name_of
 from protocol.layout import PAGE_SIZE
 from protocol.logs import get_logger
 from protocol.session import Job
@@ -158,7 +158,7 @@ class Unproven:
         self, session: int, backend: str, content: bytes, spans: Sequence[tuple[int, int]]
     ) -> None:
         """A region was answered without a comparison."""
-        self._comparing = self._comparing or ":" in backend
+        self._comparing = self._comparing or is_pair(backend)
         if not self._comparing:
             self._blind.setdefault(session, set()).add(backend)
             return

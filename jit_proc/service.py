@@ -58,6 +58,7 @@ from jit_proc.quarantine import QUARANTINED, Doubts
 from jit_proc.served import Served, ServedMachine, segment
 from jit_proc.service_options import Options, make_pool
 from jit_proc.store import EngineStore
+from protocol.backends import is_pair
 from protocol.codec import CodecError
 from protocol.engine_image import EngineImageError
 from protocol.errors import UserError
@@ -251,7 +252,7 @@ class Broker:
                 self.sessions.charge(job, 0)
                 self._act(self.sessions.rejected(job, "unsupported", QUARANTINED))
                 continue
-            hints = machine.view.registers() if ":" in job.backend else ()
+            hints = machine.view.registers() if is_pair(job.backend) else ()
             running = Running(job, content, min(U32, int(waited * 1e6)), now, hints)
             # Meanwhile it may have been made for another machine.
             known = self._known(machine, running.pure, disk=False)

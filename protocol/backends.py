@@ -70,3 +70,8 @@ def spell(name: str, options: Mapping[str, str]) -> str:
 def name_of(word: str) -> str:
     """The backend's name alone, of a word that may be anything."""
     return word.split(",", 1)[0].split(":", 1)[0]
+
+
+def is_pair(word: str) -> bool:
+    """Whether a backend, as it is spelt, is made of two others; values may have colons, too."""
+    return ":" in word.split(",", 1)[0]

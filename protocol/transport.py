@@ -106,8 +106,10 @@ class _Socket:
         self._monitor: zmq.Socket[bytes] | None = None
         self._zap: zmq.Socket[bytes] | None = None
 
-    def _open(self, kind: int) -> zmq.Socket[bytes]:
+    def _open(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
+        # Not for names: libzmq would take a host's IPv6 address, whatever is listened to there.
+        socket.setsockopt(self._zmq.IPV6, endpoint.startswith("tcp://["))
         socket.setsockopt(self._zmq.MAXMSGSIZE, HARD_LIMIT)
         socket.setsockopt(self._zmq.LINGER, _LINGER)
         socket.setsockopt(self._zmq.SNDHWM, QUEUE_LIMIT)
@@ -220,7 +222,7 @@ class Server(_Socket):
             self._zap = self._context.socket(self._zmq.REP)
             self._zap.bind("inproc://zeromq.zap.01")
             self._poller.register(self._zap, self._zmq.POLLIN)
-        socket = self._open(self._zmq.ROUTER)
+        socket = self._open(self._zmq.ROUTER, endpoint)
         socket.setsockopt(self._zmq.ROUTER_MANDATORY, 1)  # no silent loss for an unknown peer
         if keys is not None:
             socket.setsockopt(self._zmq.CURVE_SERVER, 1)
@@ -368,7 +370,7 @@ class Client(_Socket):
         self._ended = False  # libzmq does not try again where a key was refused
         self.trouble = ""
         """Why there is no connection, as far as it is known; with keys only."""
-        socket = self._open(self._zmq.DEALER)
+        socket = self._open(self._zmq.DEALER, endpoint)
         # A translator that starts on this host is there in a tenth of a second, and each moment
         # without it is tier 0's work.
         first, last = (20, 1000) if keys is not None else (4, 32)

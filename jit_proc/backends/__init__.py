@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jit_proc.job import Job, Region
-from protocol.backends import AGAINST, OF, name_of, parse
+from protocol.backends import AGAINST, OF, is_pair, name_of, parse
 from protocol.logs import get_logger
 
 log = get_logger("translator")
@@ -126,7 +126,7 @@ def is_ours(word: str) -> bool:
 
     One that is made of two is only if they are.
     """
-    if ":" not in word:
+    if not is_pair(word):
         return name_of(word) in _BUILT_IN and name_of(word) != "remote"
     name, settings = parse(word)
     return name in _BUILT_IN and is_ours(settings[OF]) and is_ours(settings[AGAINST])
@@ -134,7 +134,7 @@ def is_ours(word: str) -> bool:
 
 def makes(word: str) -> str:
     """The backend, as it is spelt, whose code runs in the end: of one made of two the first."""
-    return parse(word)[1][OF] if ":" in word else word
+    return parse(word)[1][OF] if is_pair(word) else word
 
 
 def find(name: str) -> Backend:

@@ -21,7 +21,7 @@ class Remote:
     name = "remote"
     summary = "another host's translator, by TCP and keys (coldboot keys)"
     options = (
-        Option("host", "HOST", "[A-Za-z0-9.-]+", "name or address of the other host"),
+        Option("host", "HOST", "[A-Za-z0-9.:-]+", "name or address of the other host"),
         Option("port", "PORT", "[0-9]{1,5}", "where its translator listens"),
         Option("keys", "FOLDER", "/.+", "this side's keys (default: the user's)"),
         Option("peer", "NAME", "[A-Za-z0-9_.-]+", "which authorized key is the other host's"),

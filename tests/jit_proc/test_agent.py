@@ -111,10 +111,10 @@ def test_jobs_and_agents_beyond_the_limit_are_refused():
 
 
 class Remote:
-    """A remote translator, its port, and two folders of keys that know each other."""
+    """A remote translator, its address, and two folders of keys that know each other."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
+        self.folder, self.host = folder, host
         self.ours = keys.make(folder / "ours", new_pair)
         self.theirs = keys.make(folder / "theirs", new_pair)
         keys.authorize(self.ours, self.theirs.folder / keys.PUBLIC, "theirs")
@@ -124,8 +124,9 @@ class Remote:
         self.log = folder / "remote.log"
 
     def start(self) -> None:
+        host = f"[{self.host}]" if ":" in self.host else self.host
         command = [
-            *(sys.executable, "-m", "jit_proc", "--listen", f"tcp://127.0.0.1:{self.port}"),
+            *(sys.executable, "-m", "jit_proc", "--listen", f"tcp://{host}:{self.port}"),
             *("--keys", str(self.theirs.folder), "--parent", str(os.getpid()), "--store", "off"),
             *("--lifter", f"{fake.__name__}:translate", "--log-level", "info"),
         ]
@@ -144,7 +145,7 @@ class Remote:
 
     def backend(self, more: str = "") -> str:
         """The backend with the keys' folder as `keys`, which must be short."""
-        return f"remote,host=127.0.0.1,keys={self.ours.folder},port={self.port}{more}"
+        return f"remote,host={self.host},keys={self.ours.folder},port={self.port}{more}"
 
 
 @pytest.fixture
@@ -222,6 +223,20 @@ def test_another_backend_stands_in_while_it_cannot_be_reached(remote: Remote, lo
     machine.request(1)
     assert returned(machine, machine.translated().entries[0].offset) == 7
     machine.close()
+
+
+def test_the_other_host_may_have_an_ipv6_address(
+    tmp_path_factory: pytest.TempPathFactory, local: Service
+):
+    remote = Remote(tmp_path_factory.mktemp("r"), "::1")
+    remote.start()
+    try:
+        machine = FakeMachine(local.endpoint, backend=remote.backend()).attached()
+        assert ask(machine, 5) == 5
+        assert remote.said("job_done") == 1
+        machine.close()
+    finally:
+        remote.end()
 
 
 def test_a_key_that_is_not_authorized_gets_nothing(remote: Remote, local: Service):

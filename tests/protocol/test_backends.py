@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.backends import name_of, parse, spell
+from protocol.backends import is_pair, name_of, parse, spell
 
 
 def test_a_word_is_a_name_and_options():
@@ -32,6 +32,11 @@ def test_a_backend_made_of_two_names_them_behind_a_colon():
         "sample": "1",
     }
     assert spell(name, options) == ("shadow:llvm/level=2/passes=sroa,reference,sample=1,states=9")
+
+
+def test_a_colon_in_a_value_makes_no_pair():
+    assert is_pair("shadow:llvm,reference,sample=1")
+    assert not is_pair("remote,host=fd00::7,keys=/home/a:b,port=7700")
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,12 @@ def test_a_drive_that_another_machine_uses(tmp_path: Path):
     assert f"disk {disk} is in use by another machine" in complaint(result)
 
 
+@pytest.mark.parametrize("backend", ["nobody", "llvm,nothing=1"])
+def test_a_backend_that_is_none_though_the_guest_ends_first(backend: str, tmp_path: Path):
+    result = programs.run("main: j PASS\n", tmp_path, "-backend", backend)
+    assert f"backend {backend.split(',')[0]}" in complaint(result)
+
+
 def test_two_translators_at_one_endpoint(tmp_path: Path):
     with Translator(tmp_path) as translator:
         line = runner.command("translator", "--endpoint", translator.endpoint)

@@ -335,6 +335,8 @@ class ContentStore:
     @staticmethod
     def _fitting(candidates: Iterable[Entry], slot: int, job: Job) -> Entry | None:
         for entry in candidates:
+            if slot in entry.served and entry.is_among(job.known):
+                continue  # it is in use already, and the slot is hot all the same
             if entry.matches(job.content, job.page) and slot in entry.slots:
                 return entry
         return None

@@ -87,6 +87,10 @@ class Entry:
         """Slots for which it was made: whoever asks for one of them gets it."""
         return [*(slot for slot, _ in self.region.entries), *self.served]
 
+    def is_among(self, known: Iterable[int]) -> bool:
+        """Whether it is entered at none but these slots."""
+        return {slot for slot, _ in self.region.entries}.issubset(known)
+
     def matches(self, content: bytes, index: int = 0) -> bool:
         """Whether it stands for code of a page with these contents."""
         if armed("M26"):

@@ -71,6 +71,19 @@ def test_some_of_the_slots_may_be_found():
         assert (9,) == found.left
 
 
+def test_a_loop_is_not_found_from_its_middle_by_who_has_it():
+    loop = made_of((4, 100), entries=((2, 0),))
+    with opened(None) as store:
+        store.keep(asked(entries=(20,)), loop)
+        assert store.find(asked(entries=(20,))) == (loop, ())
+        assert store.find(asked(entries=(20,), known=(7,))) == (loop, ())
+        assert store.find(asked(entries=(20,), known=(2, 7))) is None
+        way_in = made_of((40, 64))
+        store.keep(asked(entries=(20,), known=(2, 7)), way_in)
+        assert store.find(asked(entries=(20,), known=(2, 7))) == (way_in, ())
+        assert store.find(asked(entries=(2,), known=(2, 7))) == (loop, ())
+
+
 def test_memory_is_bounded_and_lets_the_least_recently_used_go():
     with opened(None, memory=25000) as store:
         for number in range(2):

@@ -2,12 +2,14 @@
 
 Each round boots every way once, one after the other, so that a machine that gets slower or faster
 meanwhile treats all alike: QEMU, coldboot with an empty store (tier 0's engine is there: it is made
-once for a toolchain), and coldboot with the store that earlier boots left. With the kernel's
-default command line and with `cryptomgr.notests`. Printed are medians and, last, the ratio to QEMU
-of the same round, its median; nothing is asserted. "Start" is the time until the first guest
-instruction: a run that stops right after it.
+once for a toolchain), and coldboot with the store that earlier boots left, whose guests rested for
+`--rest` seconds at their shells, as guests do: meanwhile the translator makes what it was asked
+for. With the kernel's default command line and with `cryptomgr.notests`. Printed are medians and,
+last, the ratio to QEMU of the same round, its median; nothing is asserted. "Start" is the time
+until the first guest instruction: a run that stops right after it.
 
-    python -m benchmarks.boot [--rounds 5] [--append TEXT] [--fill 3] [--tier0] [--guests DIR]
+    python -m benchmarks.boot [--rounds 5] [--append TEXT] [--fill 3] [--rest 5]
+        [--tier0] [--guests DIR]
 
 Needs the guests (`coldboot guests fetch`) and `qemu-system-riscv64`.
 """
@@ -31,14 +33,14 @@ MARK = b"BOOT-OK"
 DEADLINE = 120.0  # seconds for one boot
 
 
-def machine_words(guests: Path, append: str) -> list[str]:
-    """The options that QEMU and coldboot share."""
+def machine_words(guests: Path, append: str, then: str = "true") -> list[str]:
+    """The options that QEMU and coldboot share. `then`: a command for the shell."""
     return [
         *("-m", "512M", "-no-reboot", "-nographic"),
         *("-bios", str(guests / "fw_dynamic.bin")),
         *("-kernel", str(guests / "Image")),
         *("-initrd", str(guests / "initramfs.cpio")),
-        *("-append", f'console=ttyS0 panic=-1 quiet {append} run="true"'),
+        *("-append", f'console=ttyS0 panic=-1 quiet {append} run="{then}"'),
     ]
 
 
@@ -92,15 +94,17 @@ def first_instruction(words: list[str]) -> float:
 Runs = Mapping[str, Sequence[tuple[float, float]]]
 
 
-def measure(qemu: str, words: list[str], options: argparse.Namespace) -> Runs:
+def measure(qemu: str, append: str, options: argparse.Namespace) -> Runs:
     """All rounds: seconds to the shell and CPU seconds, by way."""
     coldboot = [sys.executable, "-m", "cpu_proc", "run"]
+    words = machine_words(options.guests, append)
+    filling = machine_words(options.guests, append, f"sleep {options.rest}")
     results: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory(prefix="coldboot-boot-") as name:
         folder = Path(name)
         filled = empty_store(folder)
         for _ in range(options.fill):
-            boot([*coldboot, *words], filled)
+            boot([*coldboot, *filling], filled)
         boot([qemu, "-machine", "virt", *words])
         for _ in range(options.rounds):
             new = empty_store(folder)
@@ -149,6 +153,7 @@ def main() -> int:
         "--append", action="append", help="added to the command line (default: each of both)"
     )
     parser.add_argument("--fill", type=int, default=3, help="boots that fill the store (default 3)")
+    parser.add_argument("--rest", type=int, default=5, help="seconds they rest (default 5)")
     parser.add_argument("--tier0", action="store_true", help="boot without a translator, too")
     parser.add_argument("--guests", type=Path, default=cache / "coldboot" / "guests")
     options = parser.parse_args()
@@ -160,7 +165,7 @@ def main() -> int:
     version = re.search(r"version (\S+)", subprocess.check_output([qemu, "--version"], text=True))
     summary = []
     for append in options.append or ("", "cryptomgr.notests"):
-        results = measure(qemu, machine_words(options.guests, append), options)
+        results = measure(qemu, append, options)
         title = append or "default command line"
         print(f"\n{title}, QEMU {version[1] if version else '?'}")
         print("\n".join(table(results)), flush=True)

@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--settle", type=int, default=15, help="seconds at the first's shell")
     options = parser.parse_args()
     words = machine_words(options.guests, options.append)
-    lazy = [word.replace('run="true"', f'run="sleep {options.settle}"') for word in words]
+    lazy = machine_words(options.guests, options.append, f"sleep {options.settle}")
     rows: dict[str, list[tuple[float, int, int]]] = {}
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory(prefix="coldboot-store-") as name:

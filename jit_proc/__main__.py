@@ -265,6 +265,7 @@ def _serve(options: object, listen: str | None, folder: Path | None) -> int:
         broker = Broker(options)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: broker.stop(signal.Signals(received).name))
+    broker.bell.hear_signals()
     log = logs.get_logger("translator")
     log.info("service_started", endpoint=broker.server.endpoint, workers=options.workers)
     tell_service_manager("READY=1")

@@ -15,7 +15,6 @@ Read next: `agent_clients.py`, `agent.py` (the other side), docs/remote.md.
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from itertools import count
@@ -30,6 +29,7 @@ from jit_proc.store import EngineStore
 from protocol.keys import Keys
 from protocol.logs import get_logger
 from protocol.transport import Server
+from protocol.waiting import Bell
 
 HOSTS = ("x86_64",)
 DRAIN_LIMIT = 2.0  # seconds that jobs under way are given when the service is told to end
@@ -55,10 +55,10 @@ class JobServer:
         self._running: dict[int, Task] = {}
         self._tickets = count(1)
         self._watched: set[int] = set()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.bell = Bell()
         self._stopping = ""
         self._stop_at = 0.0
-        self.server.watch(self._wake)
+        self.server.watch(self.bell.fileno())
 
     def stop(self, reason: str) -> None:
         """End: finish what is under way, at most `DRAIN_LIMIT` seconds; told twice, at once.
@@ -68,13 +68,16 @@ class JobServer:
         now = time.monotonic()
         self._stop_at = now if self._stopping else now + DRAIN_LIMIT
         self._stopping = reason
-        os.eventfd_write(self._wake, 1)
+        self.bell.ring()
 
     def run(self) -> None:
         """Serve until told to stop."""
         while not (self._stopping and (not self._running or time.monotonic() >= self._stop_at)):
             self._watch()
-            if self.server.poll(self._timeout()).messages:
+            ready = self.server.poll(self._timeout())
+            if self.bell.fileno() in ready.fds:
+                self.bell.quiet()
+            if ready.messages:
                 for peer, message in self.server.receive():
                     self._send(self.sessions.receive(peer, message, time.monotonic()))
             for peer in self.server.revoked():
@@ -98,7 +101,7 @@ class JobServer:
         self.server.close()
         if self.kept is not None:
             self.kept.close()
-        os.close(self._wake)
+        self.bell.close()
 
     def _timeout(self) -> float:
         now = time.monotonic()

@@ -84,6 +84,7 @@ from protocol.session import (
 from protocol.session_translator import Service as Description
 from protocol.session_translator import TranslatorSessions
 from protocol.transport import MAX_WAIT, Server, Timers
+from protocol.waiting import Bell
 
 HOSTS = ("x86_64",)  # what `link.py` knows
 DRAIN_LIMIT = 2.0  # seconds that jobs under way are given when the service is told to end
@@ -126,10 +127,10 @@ class Broker:
         self._tickets = count(1)
         self._refused_again = 0
         self._watched: set[int] = set()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.bell = Bell()
         self._stopping = ""
         self._stop_at = 0.0
-        self.server.watch(self._wake)
+        self.server.watch(self.bell.fileno())
         if self.kept is None or not self.kept.is_warm():
             self.pool.start()
         self._timers.set("endpoint", ENDPOINT_CHECK)
@@ -144,13 +145,15 @@ class Broker:
         self._stop_at = now if self._stopping else now + DRAIN_LIMIT
         self._stopping = reason
         self.server.announce_end()
-        os.eventfd_write(self._wake, 1)
+        self.bell.ring()
 
     def run(self) -> None:
         """Serve until told to stop; machines are told goodbye."""
         while not self._drained():
             self._watch()
             ready = self.server.poll(self._timeout())
+            if self.bell.fileno() in ready.fds:
+                self.bell.quiet()
             if ready.messages:
                 for peer, message in self.server.receive():
                     self._hear(peer, message)
@@ -185,7 +188,7 @@ class Broker:
         self.store.close()
         if self.kept is not None:
             self.kept.close()
-        os.close(self._wake)
+        self.bell.close()
 
     # --- the loop's parts ----------------------------------------------------------------------
 

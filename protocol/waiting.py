@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -48,6 +49,44 @@ class Mailbox(Generic[T]):
 
     def close(self) -> None:
         """Give the descriptor back; no `put` may follow."""
+        os.close(self._fd)
+
+
+class Bell:
+    """Ends a loop's wait, for a signal too that comes just before it.
+
+    Python runs a signal's handler between two of its own instructions. What comes while the process
+    is on its way into a wait would be heard after the wait: so the C part of each handler writes
+    here (Python library, signal.set_wakeup_fd).
+    """
+
+    def __init__(self) -> None:
+        self._fd, self._end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def hear_signals(self) -> None:
+        """Ring for each signal that has a handler of Python's. Only for the main thread."""
+        signal.set_wakeup_fd(self._end, warn_on_full_buffer=False)
+
+    def ring(self) -> None:
+        """End the wait, and each that follows until `quiet`. Safe from any thread."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._end, b"\0")
+
+    def quiet(self) -> None:
+        """Let the loop wait again. Only for the loop's thread, after its wait."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._fd, 4096)
+
+    def fileno(self) -> int:
+        """Readable once it has rung."""
+        return self._fd
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        with contextlib.suppress(ValueError):  # another thread than the main one: it never heard
+            if (heard := signal.set_wakeup_fd(-1)) != self._end:
+                signal.set_wakeup_fd(heard)
+        os.close(self._end)
         os.close(self._fd)
 
 

@@ -33,3 +33,8 @@ def test_an_empty_store_has_the_engine_alone(tmp_path: Path):
     assert engine.name.startswith("engine-")
     assert {"XDG_CACHE_HOME": str(store)}.items() <= (boot.environment(store) or {}).items()
     assert boot.environment(None) is None
+
+
+def test_what_the_shell_is_to_do_stands_on_the_command_line():
+    *_, line = boot.machine_words(Path("guests"), "cryptomgr.notests", "sleep 5")
+    assert line.endswith('cryptomgr.notests run="sleep 5"')

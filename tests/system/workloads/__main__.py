@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{'seconds a round':<34}" + "".join(f"{e:>12}" for e in chosen))
     for what in dict.fromkeys(what for what, _ in took):
         figures = [took.get((what, emulator)) for emulator in chosen]
-        texts = [f"{statistics.median(f):>12.4f}" if f else f"{'-':>12}" for f in figures]
+        texts = [f"{statistics.median(f):>12.6f}" if f else f"{'-':>12}" for f in figures]
         print(f"{what:<34}" + "".join(texts))
     return status
 

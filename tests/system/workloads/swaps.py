@@ -118,17 +118,19 @@ class Guest:
     def _read(self) -> None:
         assert self.process.stdout is not None
         held, counting = b"", False
+        found = (0.0, 0.0, 0.0)
         while part := os.read(self.process.stdout.fileno(), 65536):
             when = time.monotonic()
             *whole, held = (held + part).split(b"\n")
             if counting:
-                found = self._scheduled()
+                found = self._scheduled() or found  # the last lines come from a machine that ends
                 self.lines += [Line(when, text.rstrip(b"\r"), *found) for text in whole]
             elif any(text.strip() == b"BEGIN" for text in whole):
                 counting = True
                 self.begun.set()
 
-    def _scheduled(self) -> tuple[float, float, float]:
+    def _scheduled(self) -> tuple[float, float, float] | None:
+        """What a line tells of its threads; None if the hart's is gone."""
         tasks = Path(f"/proc/{self.process.pid}/task")
         ran = ready = others = 0.0
         reader = Path(f"/proc/self/task/{threading.get_native_id()}")
@@ -139,7 +141,7 @@ class Guest:
                     ran, ready = busy / 1e9, waited / 1e9
                 else:
                     others += waited / 1e9
-        return ran, ready, others
+        return (ran, ready, others) if ran else None
 
     # --- disturbances --------------------------------------------------------------------------
 

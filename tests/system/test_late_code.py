@@ -71,12 +71,13 @@ def too_late(said: bytes) -> int:
     """How many translations and requests came to nothing because of a change."""
     names = ["late_page_generation", "late_epoch", "late_bytes", "refused_bytes_moved"]
     names += ["refused_stale_epoch", "dropped_stale_epoch", "dropped_not_outstanding"]
+    names += ["failed_superseded"]
     return sum(count(name, said) for name in names)
 
 
 def test_a_patch_while_the_code_is_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(slow_lifter.PAUSE, "0.02")
-    path = programs.elf(equ(WARM=100, PAUSE=600_000) + PATCHES + VICTIM, tmp_path)
+    path = programs.elf(equ(WARM=50_000, PAUSE=600_000) + PATCHES + VICTIM, tmp_path)
     with Translator(tmp_path, *SLOW) as translator:
         words = ["--stats", "--threshold", "64", "--translator", translator.endpoint, path]
         with Machine(words, tmp_path) as machine:

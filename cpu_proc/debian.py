@@ -17,6 +17,7 @@ Sources: sources.list(5), apt.conf(5), apt-get(8). Read next: `guests`, the one 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -197,12 +198,11 @@ class PrivateApt:
             if not any(suite.alias for suite in suites):
                 raise
             aliases = [replace(suite, name=suite.alias or suite.name) for suite in suites]
-            try:
+            with contextlib.suppress(AptError):
                 self._read_lists(mirror, keyring, aliases, progress)
-            except AptError:
-                aliases = []
-            if not all(map(self._is_read, suites)) or not aliases:
-                raise
+                if all(map(self._is_read, suites)):
+                    return
+            raise
 
     def _read_lists(
         self, mirror: Source, keyring: Path, suites: Sequence[Suite], progress: Progress
@@ -216,11 +216,11 @@ class PrivateApt:
         self._run(["update", "-o", "APT::Update::Error-Mode=any"], self._folder, progress)
 
     def _is_read(self, suite: Suite) -> bool:
-        """Whether a list that was read is of this release, under whichever name."""
-        line = f"Codename: {suite.name}"
+        """Whether what was read under its other name is this release."""
+        line, name = f"Codename: {suite.name}", suite.alias or suite.name
         return any(
             line in path.read_text(encoding="utf-8", errors="replace").splitlines()
-            for path in (self._folder / "lists").glob("*Release")
+            for path in (self._folder / "lists").glob(f"*_dists_{name}_*Release")
         )
 
     def depends(self, package: str) -> list[str]:

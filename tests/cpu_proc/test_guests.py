@@ -297,7 +297,7 @@ def test_another_name_of_the_release_is_asked_where_one_is_out_of_step(
           exit 100
         fi
         grep -q " stable main" "$folder/sources.list" || exit 101
-        echo "Codename: {codename}" >"$folder/lists/mirror_InRelease"
+        echo "Codename: {codename}" >"$folder/lists/mirror_debian_dists_stable_InRelease"
         """
     )
     apt.chmod(0o755)

@@ -71,7 +71,6 @@ def too_late(said: bytes) -> int:
     """How many translations and requests came to nothing because of a change."""
     names = ["late_page_generation", "late_epoch", "late_bytes", "refused_bytes_moved"]
     names += ["refused_stale_epoch", "dropped_stale_epoch", "dropped_not_outstanding"]
-    names += ["failed_superseded"]
     return sum(count(name, said) for name in names)
 
 

@@ -131,7 +131,7 @@ def select(
     Nearest first, so that loops are whole before far code is begun. Besides the entries asked for,
     those where control is likely to come back from outside become entries: behind calls that leave
     the region, behind instructions left to tier 0, and the heads of loops. What else lies in a loop
-    is no entry at first, though it was asked for (`loops.py`).
+    is no entry, though it was asked for (`loops.py`).
 
     Where another region is entered (`known`), control goes on by the record: the code there is not
     made twice. A way that no one took so far (`seen`, as in TRANSLATE) is left out: it costs
@@ -188,8 +188,6 @@ def select(
     blocks = _blocks(sites, leaders)
     found = loops.find({start: _ahead(last, blocks) for start, last in blocks.items()})
     inner = found.members.keys() - back
-    if level:  # what is entered so often that it has a region is entered on
-        inner -= set(wanted)
     if not any(o in sites and sites[o].liftable for o in [*wanted, *extra] if o not in inner):
         inner = set()
     jumps = {start for start, last in blocks.items() if last.jumps}

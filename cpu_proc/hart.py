@@ -159,7 +159,7 @@ class Hart:
         ctypes.memset(self.address + first, 0, last - first)
         for name in ("pmpcfg", "pmpaddr"):
             ctypes.memset(self.address + HART.offset(name), 0, 128)
-        state.pmp_active = 0
+        state.pmp_active = state.pmp_end = 0
         state.priv = 3
         state.mstatus = 0xA_0000_0000  # SXL and UXL: 64 bits
         state.stimecmp = NEVER

@@ -235,6 +235,9 @@ HART = Struct(
     ("hartid", "mhartid. Writer: machine"),
     ("features", "bit 0 Svadu, bit 1 Sstc. Writer: machine"),
     ("pmp_active", "number of the highest active PMP entry plus 1"),
+    ("pmp_low", "the PMP entry that matched last: from where on it does, see `mmu.pmp_match`"),
+    ("pmp_end", "the same: where that ends; 0 when none is remembered"),
+    ("pmp_config", "the same: its configuration byte"),
     (
         "megapages",
         "filter: where the TLBs may hold parts of 2 MiB pages; see `mmu.note_superpage`",

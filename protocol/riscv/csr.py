@@ -300,6 +300,7 @@ def write_mcountinhibit(value):
 def update_pmp():
     """After any change of PMP: find the last active entry, and forget what TLBs concluded."""
     hart.pmp_active = 0
+    hart.pmp_end = 0
     i = 0
     while i < PMP_ENTRIES:
         if ((hart.pmpcfg[i] >> 3) & 3) != 0:

@@ -92,16 +92,30 @@ def access_mode(access):
 
 
 @routine(pure=True)
+def pmp_verdict(config, access, mode):
+    """What an entry that matches all bytes says of an access to them."""
+    if mode == MACHINE and (config & 0x80) == 0:
+        return ALLOWED
+    needed = 4 if access == FETCH else (1 if access == LOAD else 2)
+    return ALLOWED if (config & needed) != 0 else DENIED
+
+
+@routine(pure=True)
 def pmp_match(address, size, access, mode):
     """What PMP says of `size` bytes from physical `address`: DENIED, ALLOWED or MIXED.
 
     MIXED: the first entry that matches any of the bytes does not match all. For one access that
     means denied (section 3.7.1.3); for a page it means that each access has to be asked for.
-    Sixteen entries are implemented, so S and U mode have no right where none matches.
+    Sixteen entries are implemented, so S and U mode have no right where none matches. The last
+    entry that matched is remembered with the addresses around where it is the first that does.
     """
     if mode == MACHINE and hart.pmp_active == 0:
         return ALLOWED
     last = address + size - 1
+    if address >= hart.pmp_low and last < hart.pmp_end:
+        return pmp_verdict(hart.pmp_config, access, mode)
+    first = 0
+    beyond = 1 << 63
     i = 0
     while i < hart.pmp_active:
         config = hart.pmpcfg[i]
@@ -122,10 +136,16 @@ def pmp_match(address, size, access, mode):
             if low < end and address < end and last >= low:
                 if address < low or last >= end:
                     return MIXED
-                if mode == MACHINE and (config & 0x80) == 0:
-                    return ALLOWED
-                needed = 4 if access == FETCH else (1 if access == LOAD else 2)
-                return ALLOWED if (config & needed) != 0 else DENIED
+                hart.pmp_low = low if low > first else first
+                hart.pmp_end = end if end < beyond else beyond
+                hart.pmp_config = config
+                return pmp_verdict(config, access, mode)
+            if low < end:
+                if end <= address:
+                    if end > first:
+                        first = end
+                elif low < beyond:
+                    beyond = low
         i += 1
     return ALLOWED if mode == MACHINE else DENIED
 

@@ -167,6 +167,7 @@ class ReferenceHart:
         self.pmpcfg = [0] * csr.PMP_ENTRIES
         self.pmpaddr = [0] * csr.PMP_ENTRIES
         self.pmp_active = 0
+        self.pmp_low = self.pmp_end = self.pmp_config = 0
         self.megapages = [0] * 16
         self.gigapages = 0
         self.fault_cause = self.fault_value = self.fault_page = 0

@@ -1,5 +1,7 @@
 """Translation and PMP, as a guest sees them: what an access reaches, or which exception it gets."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -284,6 +286,14 @@ LOCKED = 0x80
 def protected(*entries: tuple[int, int]) -> ReferenceMachine:
     """A machine with these (address register, configuration) entries, from entry 0."""
     machine = ReferenceMachine(grant=False)
+    set_entries(machine, entries)
+    for offset in range(0, 0x2000, 4):
+        machine.memory.write(DATA + offset, 4, 0x73)
+    return machine
+
+
+def set_entries(machine: ReferenceMachine, entries: Sequence[tuple[int, int]]) -> None:
+    """Give entries from 0 on other addresses and configurations."""
     for number, (address, _) in enumerate(entries):
         machine.write_csr(f"pmpaddr{number}", address)
     for first, name in ((0, "pmpcfg0"), (8, "pmpcfg2")):
@@ -291,9 +301,6 @@ def protected(*entries: tuple[int, int]) -> ReferenceMachine:
         for number, (_, config) in enumerate(entries[first : first + 8]):
             packed |= config << 8 * number
         machine.write_csr(name, packed)
-    for offset in range(0, 0x2000, 4):
-        machine.memory.write(DATA + offset, 4, 0x73)
-    return machine
 
 
 EVERYTHING = (2**54 - 1, NAPOT | PMP_R | PMP_W | PMP_X)
@@ -396,21 +403,33 @@ def test_an_answer_says_whether_it_holds_for_the_page():
     assert machine.fault_page == 0
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(DATA >> 2, DATA + 64 >> 2), st.integers(0, 31)),
-        min_size=1,
-        max_size=4,
-    ),
-    st.integers(0, 60),
-    st.sampled_from([1, 2, 4, 8]),
+PMP_TABLES = st.lists(
+    st.tuples(st.integers(DATA >> 2, DATA + 64 >> 2), st.integers(0, 31)), min_size=1, max_size=4
 )
-def test_a_load_agrees_with_pmp_by_the_byte(entries, offset, size):
-    """Section 3.7.1.3 said again, byte by byte: the first entry with any byte must have all."""
-    machine = protected(*entries)
+PMP_LOADS = st.lists(
+    st.tuples(st.integers(0, 60), st.sampled_from([1, 2, 4, 8])), min_size=1, max_size=6
+)
+
+
+@given(st.lists(st.tuples(PMP_TABLES, PMP_LOADS), min_size=1, max_size=3))
+def test_loads_agree_with_pmp_by_the_byte(rounds):
+    """Section 3.7.1.3 said again, byte by byte: the first entry with any byte must have all.
+
+    Of several loads in turn, and after the entries were changed.
+    """
+    machine = protected()
+    for entries, loads in rounds:
+        set_entries(machine, [*entries, *[(0, 0)] * (4 - len(entries))])
+        for offset, size in loads:
+            load = {1: "lbu", 2: "lhu", 4: "lwu", 8: "ld"}[size]
+            expected = None if pmp_allows(entries, DATA + offset, size) else 5
+            assert attempt(machine, f"{load} a0, (a1)", DATA + offset, USER) == expected
+
+
+def pmp_allows(entries: list[tuple[int, int]], start: int, size: int) -> bool:
+    """Whether U-mode may load from there, by these entries."""
     config = {n: c & ~2 if c & 3 == 2 else c for n, (_, c) in enumerate(entries)}
-    wanted = {DATA + offset + n for n in range(size)}
-    legal = False
+    wanted = set(range(start, start + size))
     for number, (address, _) in enumerate(entries):
         kind = config[number] & NAPOT
         below = entries[number - 1][0] << 2 if number else 0
@@ -423,11 +442,8 @@ def test_a_load_agrees_with_pmp_by_the_byte(entries, offset, size):
         }[kind]
         matched = {at for at in wanted if low <= at < high}
         if matched:
-            legal = matched == wanted and bool(config[number] & PMP_R)
-            break
-    load = {1: "lbu", 2: "lhu", 4: "lwu", 8: "ld"}[size]
-    expected = None if legal else 5
-    assert attempt(machine, f"{load} a0, (a1)", DATA + offset, USER) == expected
+            return matched == wanted and bool(config[number] & PMP_R)
+    return False
 
 
 def test_there_are_sixteen_entries():

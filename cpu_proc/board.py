@@ -20,7 +20,7 @@ from cpu_proc.alarm import Alarm
 from cpu_proc.boot_window import WINDOW_BASE, BootWindow
 from cpu_proc.flash_bank import FlashBank
 from cpu_proc.hart import MEIP, MSIP, NEVER, SEIP, TICK_NS
-from cpu_proc.loader import FLASH_BASE
+from cpu_proc.loader import FLASH_BASE, RAM_BASE
 from devices import device_tree
 from devices.boot_remap import BootRemap
 from devices.cfi_flash import CfiFlash
@@ -45,9 +45,7 @@ if TYPE_CHECKING:
     from cpu_proc.run_options import Drive, RunOptions, VirtioDevice
     from devices.virtio.mmio import Backend
 
-RAM_BASE = 0x8000_0000
 ROM_BASE = 0x1000
-ROM_SIZE = 0x1000
 RESET_VECTOR = ROM_BASE
 VIRTIO_SLOTS = 8
 

@@ -104,17 +104,17 @@ def _run(words: list[str]) -> int:
         wanted = options.log_items or options.log_json or options.log_file
         level = "info" if wanted else logs.DEFAULT_LEVEL
         logs.configure(json=options.log_json, level=level, file=options.log_file)
-    from cpu_proc import translator_child
+    from cpu_proc import early
 
-    child = translator_child.early(options)  # it starts while the machine is made
+    begun = early.begin(options)
     try:
         from cpu_proc import machine, native
 
         native.refuse_writable_code()
-        return exit_status(machine.run(options, child))
+        return exit_status(machine.run(options, begun))
     finally:
-        if child is not None:
-            child.close(0)
+        if begun.child is not None:
+            begun.child.close(0)
 
 
 def _unwind_on_signals() -> None:

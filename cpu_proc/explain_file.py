@@ -27,7 +27,7 @@ from collections import Counter, deque
 from typing import IO, TYPE_CHECKING, Any
 
 from cpu_proc import explain, native
-from cpu_proc.board import RAM_BASE
+from cpu_proc.loader import RAM_BASE
 from cpu_proc.symbols import Symbols
 from protocol.errors import UserError
 from protocol.layout import PAGE, RECORD_ARRAY_PAGE, RECORD_ARRAY_STRIDE

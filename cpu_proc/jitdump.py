@@ -25,8 +25,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from cpu_proc import native
-from cpu_proc.board import RAM_BASE
 from cpu_proc.explain import physical_pages
+from cpu_proc.loader import RAM_BASE
 from cpu_proc.symbols import Symbols
 from protocol.errors import UserError
 from protocol.layout import FETCH_ENTRY, FETCH_SETS, FETCH_TLB_ENTRIES, HART, NO_PAGE, PAGE

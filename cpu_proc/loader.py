@@ -42,6 +42,7 @@ from cpu_proc.run_options import RunOptions
 from protocol.errors import UserError
 
 RAM_BASE = 0x8000_0000
+ROM_SIZE = 0x1000
 FLASH_BASE = 0x2000_0000
 PAGE = 4096
 BIG_PAGE = 2 * MIB

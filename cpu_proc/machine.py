@@ -25,20 +25,21 @@ from typing import TYPE_CHECKING
 
 from cpu_proc import engine as engines
 from cpu_proc import loader, mistakes, profile
-from cpu_proc.board import RAM_BASE, RESET_VECTOR, ROM_BASE, ROM_SIZE, Board
+from cpu_proc.board import RESET_VECTOR, ROM_BASE, Board
 from cpu_proc.console import Console
 from cpu_proc.counts import Teller
 from cpu_proc.culprit import Culprits
+from cpu_proc.early import Early, backing_sizes, make_memory
 from cpu_proc.exits import Exits
 from cpu_proc.hart import NEVER, QUIET, TICK_NS, Hart
 from cpu_proc.host_api import HostApi
+from cpu_proc.loader import RAM_BASE, ROM_SIZE
 from cpu_proc.memory_hooks import MemoryHooks
 from cpu_proc.memory_map import MemoryMap
 from cpu_proc.records import Records
 from cpu_proc.retirement import Retirement
 from cpu_proc.safe_point import SafePoint
 from cpu_proc.segments import ControlSegment, GuestMemory
-from devices.cfi_flash import BANK_SIZE
 from devices.device import Fail, PowerOff, Request, Reset
 from protocol import layout, mutants
 from protocol.errors import UserError
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     from cpu_proc.swap import Swap
     from cpu_proc.trace_file import TraceFile
     from cpu_proc.translator import TranslatorLink
-    from cpu_proc.translator_child import TranslatorChild
     from protocol.transport import Connection
 
 log = get_logger("machine")
@@ -76,20 +76,20 @@ class Machine:
         options: RunOptions,
         *,
         first_generations: FirstGenerations | None = None,
-        child: TranslatorChild | None = None,
+        early: Early | None = None,
     ) -> None:
-        """`first_generations`: for tests, where the counters begin. `child`: its translator, if it
-        was started already. Raises UserError.
+        """`first_generations`: for tests, where the counters begin. `early`: what of it began
+        already. Raises UserError.
         """
+        early = early or Early(loader.plan(options), make_memory(options))
         self.options = options
         self.lock = threading.RLock()
         self.made = False  # whether all parts are there
         self.hooks = MemoryHooks(self)
         self.exits = Exits(self)
-        self.plan = loader.plan(options)
+        self.plan = early.plan
         self.engine = engines.load()
-        sizes = {"ram": options.ram_size, "rom": ROM_SIZE, "flash0": BANK_SIZE, "flash1": BANK_SIZE}
-        self.guest = GuestMemory(sizes)
+        self.guest = GuestMemory(backing_sizes(options), early.memory)
         self.control = ControlSegment(options.harts, self.guest.page_count)
         self.records = Records(self.control, RECORD_ARRAYS)
         self.records.decode = self.engine.address("h_decode")
@@ -118,7 +118,7 @@ class Machine:
         self.host = HostApi(self)
         self.mistakes = mistakes.make(self)
         self.translator: TranslatorLink | None = None
-        self._child = child
+        self._child = early.child
         self.transport: Callable[[Connection], Connection] | None = None
         """What is put round each connection to the translator; the stress tool sets it."""
         self.control_socket: ControlSocket | None = None
@@ -468,10 +468,10 @@ class Machine:
         log.info("hart_reset", hart=hart.index, pc=int(state.pc))
 
 
-def run(options: RunOptions, child: TranslatorChild | None = None) -> int:
-    """Run a machine to its end; the exit code of the process. `child`: as of `Machine`."""
+def run(options: RunOptions, early: Early | None = None) -> int:
+    """Run a machine to its end; the exit code of the process. `early`: as of `Machine`."""
     sys.setswitchinterval(SWITCH_INTERVAL)
-    machine = Machine(options, child=child)
+    machine = Machine(options, early=early)
     try:
         if options.dump_dtb is not None:
             machine.dump_device_tree(options.dump_dtb)

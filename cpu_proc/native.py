@@ -22,6 +22,7 @@ PAGE = 4096
 _TABLE = 2 << 20  # bytes that one page table maps, on x86-64
 _MAP_NORESERVE = 0x4000
 _MAP_FIXED = 0x10
+_MADV_POPULATE_WRITE = 23
 _F_ADD_SEALS = 1033
 _PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN, _PR_MDWE_NO_INHERIT = 65, 1, 2
 _F_GET_SEALS = 1034
@@ -38,6 +39,7 @@ _libc.mmap.argtypes = [
     ctypes.c_int,
     ctypes.c_long,
 ]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 # Not by `_libc`: to give the interpreter's lock away and wait for it takes longer than the call.
 _mremap = ctypes.PyDLL(None, use_errno=True).mremap
@@ -86,6 +88,14 @@ def map_private(size: int) -> int:
         mmap.PROT_READ | mmap.PROT_WRITE,
         mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE,
     )
+
+
+def populate(address: int, size: int) -> None:
+    """Have pages be there before they are touched, by a whole table at once (madvise(2)). What the
+    kernel refuses comes when it is touched. Other threads run meanwhile.
+    """
+    start = address & -PAGE
+    _libc.madvise(start, address + size - start, _MADV_POPULATE_WRITE)
 
 
 def map_code(path: str, size: int) -> int:

@@ -22,7 +22,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from cpu_proc.board import RAM_BASE
+from cpu_proc.loader import RAM_BASE
 from protocol.errors import UserError
 from protocol.faults import AccessFault
 

@@ -19,9 +19,9 @@ from protocol.layout import CONTROL, HART, PAGE, PAGE_SIZE
 class GuestMemory:
     """The ram segment: all backings."""
 
-    def __init__(self, sizes: dict[str, int]) -> None:
-        """`sizes`: backing name -> bytes, whole pages."""
-        self.segment = native.SharedSegment("ram", sum(sizes.values()))
+    def __init__(self, sizes: dict[str, int], segment: native.SharedSegment | None = None) -> None:
+        """`sizes`: backing name -> bytes, whole pages. `segment`: one as large as all of them."""
+        self.segment = segment or native.SharedSegment("ram", sum(sizes.values()))
         self.backings: dict[str, Backing] = {}
         offset = 0
         for name, size in sizes.items():

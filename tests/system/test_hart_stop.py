@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cpu_proc.board import RAM_BASE
+from cpu_proc.loader import RAM_BASE
 from cpu_proc.machine import Machine
 from cpu_proc.options import parse
 from protocol.layout import PAGE_SIZE

@@ -1,17 +1,15 @@
 """What a machine asks its translator for, and in which order.
 
-The problem: few requests may wait for a worker, so that the hottest page comes next whenever one is
-done. But what lies in the content store is answered in a millisecond, and must not wait behind what
-has to be made: with a store that knows nearly all of a boot, six pages it did not know kept the
-others from being asked for until workers had started.
+The problem: what lies in the content store is answered in a millisecond, what has to be made takes
+a worker as long as a hundred thousand guest instructions take tier 0. Most of what is found hot in
+a boot is not worth that; and with a store that knows nearly all of it, six pages it did not know
+kept the others from being asked for until workers had started.
 
-So while that window is full, other pages are asked for with heat 0: *probes*. Those the store
-knows are answered at once. The others a worker would take last; the translator answers in order
-what is known, so an answer from the store to a later request says that they are not known there,
-and they are withdrawn. So are, while others wait, those that have been under way for longer than
-answers from the store take: nothing may come after them, and a boot's whole store stayed unasked
-behind two dozen pages it did not know. A page stays in the backlog until it was answered, and is
-probed once; before it is asked for with its heat, its probe is withdrawn.
+So a page is asked for with heat 0 as soon as anything is hot in it, a *probe*: what the store knows
+comes at once, else `not_kept`. With its heat it is asked for when harts have spent as much time in
+its code as a worker will (`Backlog.take_ripe`), which is found by calling them now and then
+(`Upgrades`); or when it has waited for long and a worker has nothing better to do. A page stays in
+the backlog until then, and is probed once for all that was hot in it.
 
 A page whose bytes move under each request rests before it is asked for again (`Backlog`).
 
@@ -28,10 +26,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from cpu_proc.publisher import WORKED
 from cpu_proc.upgrades import Upgrades, Wanted
 from protocol import mutants
 from protocol.generations import Stamp
@@ -50,8 +46,6 @@ PROBES = 24
 CREDIT = 16  # probes that may be in vain; each that is not gives a few more
 GAIN = 4
 TRUSTED = 4
-PATIENCE = 0.03  # seconds for a probe, and twice as long as answers took lately
-UNKNOWN = 0.1  # how long that may be, before there was one
 MOST_MERGES = 3  # of a page, in an epoch
 LEAST = 1  # heat of what has a region already
 
@@ -67,48 +61,67 @@ class Asker:
         self._backlog = backlog
         self._publisher = publisher
         self._forced = forced
+        self._met: set[int] = set()  # pages where anything was hot
         self._merges: Counter[int] = Counter()  # by page: how often its regions were to be one
-        self.upgrades = Upgrades(machine, publisher.counts)
+        self.upgrades = Upgrades(machine, publisher.counts, backlog.spent)
         publisher.told = self.upgrades.published
         self._probes: dict[int, list[int]] = {}  # under way, the first that was asked for first
-        self._probed: dict[int, float] = {}  # when
-        self._took = UNKNOWN  # seconds from a probe to the store's answer, of late
         self._credit, self._trusted = CREDIT, 0
 
     def clear(self) -> None:
         """Everything is retired."""
         self._backlog.clear()
         self._merges.clear()
+        self._met.clear()
         self.upgrades.clear()
         self._probes.clear()
-        self._probed.clear()
-        self._took, self._credit, self._trusted = UNKNOWN, CREDIT, 0
+        self._credit, self._trusted = CREDIT, 0
 
     def report(self, wanted: Mapping[int, Iterable[int]]) -> None:
         """Harts found these hot. Where they wait for answers, no page rests."""
+        self._met.update(wanted)
         if self._forced:
-            self._backlog.add(wanted)
+            self._backlog.add(wanted)  # long ago
         else:
             self._backlog.report(wanted, time.monotonic())
+
+    def tick(self) -> float:
+        """Look where harts are; the seconds until that is to be done again."""
+        return self.upgrades.tick(len(self._met))
 
     def late(self, page: int, slots: Iterable[int]) -> None:
         """An answer was about bytes that are there no more."""
         self._backlog.again(page, slots, time.monotonic())
 
-    def wake(self) -> float | None:
-        """Seconds until a page that rests is to be asked for; None if none does."""
+    def again(self, page: int, slots: Iterable[int]) -> None:
+        """A request for these came to nothing."""
+        self._backlog.add({page: slots}, time.monotonic())
+
+    def wake(self, session: MachineSession) -> float | None:
+        """Seconds until something is to be asked for; None if nothing is."""
         if self._forced:
             return None
         now = time.monotonic()
-        due = self._backlog.wake(now)
-        return None if due is None else max(0.0, due - now)
+        rested = self._backlog.wake(now)
+        due = [] if rested is None else [max(0.0, rested - now)]
+        if self._backlog and session.state == "attached" and self._room(session):
+            due.append(max(0.0, self._backlog.due(now)))
+        return min(due, default=None)
 
-    def asks(self, session: MachineSession) -> Iterator[list[MachineAction]]:
-        """What is to be done to ask for the hottest, as much as may be under way."""
+    def asks(self, session: MachineSession, hurry: bool) -> Iterator[list[MachineAction]]:
+        """What is to be done to ask for the hottest, as much as may be under way.
+
+        `hurry`: for all there is, were it but lukewarm.
+        """
         backlog, records = self._backlog, self._machine.records
         self.upgrades.settle(session.is_asked)
+        now = time.monotonic()
+        backlog.wake(now)
         while session.state == "attached" and self._room(session) and backlog:
-            page, slots, heat = backlog.take()
+            found = backlog.take() if hurry else backlog.take_ripe(now)
+            if found is None:
+                break
+            page, slots, heat = found
             covered = records.entry_slots(page)
             wanted = [slot for slot in slots if slot not in covered]
             if self._publisher.shortcuts is not None:
@@ -127,55 +140,34 @@ class Asker:
             return
         while session.state == "attached" and backlog.fresh:
             if len(self._probes) >= min(PROBES, self._credit):
-                first = next(iter(self._probes), None)
-                if first is None or not self._overdue(first):
-                    return
-                yield session.cancel_page(first)
-                self.withdrawn(first)  # if it had been given up before
-                continue
-            found = backlog.probe()
-            if found is None:
                 return
-            page, slots = found
+            fresh = backlog.probe()
+            if fresh is None:
+                return
+            page, slots = fresh
             covered = records.entry_slots(page)
             wanted = [slot for slot in slots if slot not in covered]
             if wanted and not session.asks_about(page):
                 self._probes[page] = wanted
-                self._probed[page] = time.monotonic()
                 yield self._ask(session, page, wanted, covered, 0)
 
-    def answered(self, message: Translated | Rejected) -> list[int]:
-        """An answer came; the pages whose probes are to be withdrawn."""
+    def answered(self, message: Translated | Rejected) -> None:
+        """An answer came."""
         page = message.page
         self.upgrades.answered(message)
-        probe = self._probes.get(page)
-        if probe is None:
-            return []
-        began = self._probed.pop(page)
-        if isinstance(message, Rejected):
-            del self._probes[page]
+        if isinstance(message, Rejected) and message.reason == "not_kept":
+            self.withdrawn(page)
+        elif (probe := self._probes.pop(page, None)) is not None:
             self._backlog.drop(page, probe)
-            return []
-        earlier = list(takewhile(lambda other: other != page, self._probes))
-        del self._probes[page]
-        self._backlog.drop(page, probe)
-        if any(getattr(message.timings, name) for name in WORKED):
-            return []  # a worker had nothing else to do
-        self._credit, self._trusted = min(PROBES + CREDIT, self._credit + GAIN), TRUSTED
-        self._took = max(time.monotonic() - began, 0.75 * self._took)
-        return earlier
+            if isinstance(message, Translated):
+                self._credit, self._trusted = min(PROBES + CREDIT, self._credit + GAIN), TRUSTED
 
     def withdrawn(self, page: int) -> bool:
-        """Whether a probe was under way there; it is no longer."""
+        """Whether a probe was under way there; it is no longer, and was in vain."""
         if self._probes.pop(page, None) is None:
             return False
-        del self._probed[page]
         self._credit = max(self._trusted, self._credit - 1)
         return True
-
-    def _overdue(self, page: int) -> bool:
-        """Whether the store would have answered a probe by now."""
-        return time.monotonic() - self._probed[page] > PATIENCE + 2 * self._took
 
     def _room(self, session: MachineSession) -> bool:
         return session.outstanding - len(self._probes) - self.upgrades.under_way < WINDOW
@@ -202,7 +194,8 @@ class Asker:
 
         Not over and over: what is too large for one region stays several.
         """
-        if self._forced or len(self._machine.records.regions.get(page, ())) < 2:
+        regions = self._machine.records.regions.get(page, ())
+        if self._forced or len(regions) < 2 or not self.upgrades.pays(regions):
             return False
         self._merges[page] += 1
         return self._merges[page] <= MOST_MERGES

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 log = get_logger("machine")
 
 RECORD_ARRAYS = 8192  # pages with records at once: 288 MiB when all are used
+THRESHOLD = 1024  # executions of a record until it is hot, if nothing else is said
 SWITCH_INTERVAL = 0.0005  # seconds a device access may wait for another thread of this process
 BACKEND_PATIENCE = 5.0  # seconds to learn of a backend's wrong name from a translator that starts
 IDLE_WAIT = 3600.0  # seconds; a sleeping hart is woken by what it waits for, not by this
@@ -171,7 +172,7 @@ class Machine:
         for hart, (start, size) in zip(self.harts, self.pools, strict=True):
             hart.state.pool_next = start
             hart.state.pool_end = start + size
-            hart.state.threshold = min(self.options.threshold, 65535)
+            hart.state.threshold = min(self.options.threshold or THRESHOLD, 65535)
             hart.state.hot_limit = 1 if self.options.threshold == 1 else layout.HOT_RING
             if self.options.translator == "none":
                 hart.state.hot_limit = 0

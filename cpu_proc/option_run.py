@@ -101,7 +101,11 @@ def _backend(draft: Draft, option: str, text: str) -> None:
     draft.options = replace(draft.options, backend=text)
 
 
-@option_row("threshold", "N", "executions before code is translated (default 1024; 1: at once)")
+@option_row(
+    "threshold",
+    "N",
+    "executions after which code is translated, 1: at once (default: 1024 and 30 milliseconds)",
+)
 def _threshold(draft: Draft, option: str, text: str) -> None:
     count = values.integer(option, text, text, 1, (1 << 31) - 1, "number of executions")
     draft.options = replace(draft.options, threshold=count)

@@ -109,8 +109,10 @@ class RunOptions:
     """
     backend: str = ""
     """What translates, `NAME` or `NAME,OPTION=VALUE,...`; empty for the translator's default."""
-    threshold: int = 1024
-    """Executions of a record before its region is asked for; 1: from the first execution on."""
+    threshold: int | None = None
+    """Executions of a record after which its region is asked for; 1: from the first execution on.
+    None: when it ran for so long that a region is worth a worker's time.
+    """
     cold: bool = False
     """Neither read nor write the content store of translations."""
     load_snapshot: str | None = None

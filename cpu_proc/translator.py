@@ -256,7 +256,7 @@ class TranslatorLink:
         self._client: Connection = self._connect()
         self._act(self._session.connect(secrets.randbits(64) or 1))
         if not self._forced:
-            self._timers.set("sample", self._asker.upgrades.tick())
+            self._timers.set("sample", self._asker.tick())
         while self._session.state != "closed":
             ready = self._client.poll(self._timers.wait(POLL_LIMIT))
             for wish in self._mailbox.take_all():
@@ -271,7 +271,7 @@ class TranslatorLink:
                 self._act(self._session.disconnected())
             for name in self._timers.due():
                 if name == "sample":
-                    self._timers.set(name, self._asker.upgrades.tick())
+                    self._timers.set(name, self._asker.tick())
                 else:
                     self._act(self._session.timer(name))
             self._swap_next()
@@ -330,12 +330,13 @@ class TranslatorLink:
 
     def _feed(self) -> None:
         """Ask for what is hot, as much as may be under way."""
-        due = self._asker.wake()
-        if due is not None:
-            self._timers.set("rest", due)
-        asks = self._asker.asks(self._session)
+        hurry = bool(self._quiet) or self._options.threshold is not None
+        asks = self._asker.asks(self._session, hurry)
         while not self._void and (actions := next(asks, None)) is not None:
             self._act(actions)
+        due = None if self._void else self._asker.wake(self._session)
+        if due is not None:
+            self._timers.set("rest", due)
 
     def _act(self, actions: list[MachineAction]) -> None:
         from protocol import session as s
@@ -374,12 +375,11 @@ class TranslatorLink:
                     self._timers.cancel(name)
                 case s.Publish(message, left):
                     self.counts["translated"] += 1
-                    for page in self._asker.answered(message):
-                        self._act(self._session.cancel_page(page))
+                    self._asker.answered(message)
                     if trace is not None:
                         trace.answered(message)
                     if left:
-                        self._backlog.add({message.page: left})
+                        self._asker.again(message.page, left)
                     self._machine.safe_point.post(
                         functools.partial(self._publisher.publish, message)
                     )
@@ -409,7 +409,7 @@ class TranslatorLink:
                 case s.RequestFailed(page=page, entries=entries, reason=reason):
                     self.counts[f"failed_{reason}"] += 1
                     if reason in _ASK_AGAIN:
-                        self._backlog.add({page: entries})
+                        self._asker.again(page, entries)
                 case s.Dropped(tag=tag, id=identity, reason=reason):
                     self.counts[f"dropped_{reason}"] += 1
                     log.debug("message_dropped", message=tag, id=identity, reason=reason)

@@ -47,6 +47,7 @@ LONGEST: Final = 0.32
 PATIENCE: Final = 16  # samples with nothing new before they become half as frequent
 HOT: Final = 0.02  # seconds in a region, at least
 PAYBACK: Final = 0.012  # seconds for each of its instructions: some twenty times what one will cost
+CROSSED: Final = 0.0012  # the same of regions that had better be one
 
 
 class Wanted(NamedTuple):
@@ -60,8 +61,16 @@ class Wanted(NamedTuple):
 class Upgrades:
     """Of one machine. In the I/O thread, but for `sample` and `published`."""
 
-    def __init__(self, machine: Machine, counts: Counter[str]) -> None:
-        """`counts`: where to count what is asked for, by reason, and what became of it."""
+    def __init__(
+        self,
+        machine: Machine,
+        counts: Counter[str],
+        spent: Callable[[int, float], None] = lambda *_: None,
+    ) -> None:
+        """`counts`: where to count what is asked for, by reason, and what became of it. `spent`:
+        hears of seconds in code of a page that has no region.
+        """
+        self._spent = spent
         self._machine = machine
         self._counts = counts
         self._samples: deque[tuple[int, int]] = deque(maxlen=64)  # page, slot
@@ -76,7 +85,7 @@ class Upgrades:
         self._done: set[tuple[int, Reason]] = set()  # id of a region
         self._looks: dict[int, int] = {}  # page -> its generation
         self._times: Counter[int] = Counter()  # microseconds in a region, by its id
-        self._known = 0  # regions published when the last sample was taken
+        self._known = (0, 0)  # regions published, and hot pages, when the last sample was taken
         self._period, self._rounds = PERIOD, 0
         self._samples.clear()
         self._sizes.clear()
@@ -120,6 +129,11 @@ class Upgrades:
             slots = self._machine.records.entry_slots(page)
             self._wanted.append(Wanted(page, tuple(sorted(slots)), "crossed"))
 
+    def pays(self, regions: Iterable[Region]) -> bool:
+        """Whether harts were in these for so long that it pays to make them one."""
+        spent = sum(self._times[region.id] for region in regions)
+        return spent >= 1e6 * CROSSED * sum(self._sizes.get(region.id, 0) for region in regions)
+
     def settle(self, is_asked: Callable[[int], bool]) -> None:
         """Forget what is under way no longer; `is_asked` tells, by a request's id."""
         for number in [n for n in self._under_way if not is_asked(n)]:
@@ -162,16 +176,18 @@ class Upgrades:
 
     # --- time ----------------------------------------------------------------------------------
 
-    def tick(self) -> float:
-        """Book the last samples, call harts for the next; the seconds until then."""
+    def tick(self, hot: int) -> float:
+        """Book the last samples, call harts for the next; the seconds until then. `hot`: how many
+        pages with hot code there were.
+        """
         while self._samples:
             self._book(*self._samples.popleft())
         self._rounds += 1
-        if self._known != (known := len(self._sizes)):
+        if self._known != (known := (len(self._sizes), hot)):
             self._known, self._period, self._rounds = known, PERIOD, 0
         elif self._rounds >= PATIENCE:
             self._period, self._rounds = min(2 * self._period, LONGEST), 0
-        if known:
+        if known[1]:
             for hart in self._machine.harts:
                 if not hart.state.waiting:
                     hart.sampled = True
@@ -181,6 +197,7 @@ class Upgrades:
     def _book(self, page: int, slot: int) -> None:
         region = self._region(page, slot)
         if region is None:
+            self._spent(page, self._period)
             return
         self._times[region.id] += int(self._period * 1e6)
         size = self._sizes.get(region.id, 0)

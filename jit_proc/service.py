@@ -91,6 +91,7 @@ DRAIN_LIMIT = 2.0  # seconds that jobs under way are given when the service is t
 ENGINE_ATTEMPTS = 2
 ENDPOINT_CHECK = 1.0  # seconds between two looks whether the socket is there
 LOOKUPS = 8  # in the content store, before messages are looked at again
+NOT_KEPT = work.Refusal("not_kept", "")
 
 log = get_logger("translator")
 
@@ -258,7 +259,7 @@ class Broker:
             hints = machine.view.registers() if is_pair(job.backend) else ()
             running = Running(job, content, min(U32, int(waited * 1e6)), now, hints)
             # Meanwhile it may have been made for another machine.
-            known = self._known(machine, running.pure, disk=False)
+            known = self._known(machine, running, disk=False)
             if known is not None:
                 self.sessions.charge(job, 0)
                 self._act(self._answer(running, known, fresh=False))
@@ -272,8 +273,10 @@ class Broker:
         for session, id in self._machines.take_fresh(LOOKUPS):
             job = self.sessions.waiting(session, id)
             machine = self._machines.get(session)
-            if job is None or machine is None or (self.kept is None and not machine.refusals):
+            if job is None or machine is None:
                 continue  # cancelled or retired meanwhile, or with a worker already
+            if self.kept is None and not machine.refusals and job.request.heat:
+                continue
             try:
                 content = machine.view.read_page(job.request.stamp)
             except Unreadable:
@@ -281,21 +284,30 @@ class Broker:
             now = time.monotonic()
             waited = now - machine.arrived.get(id, 0.0)
             running = Running(job, content, min(U32, int(waited * 1e6)), now)
-            known = self._known(machine, running.pure, disk=True)
+            known = self._known(machine, running, disk=True)
             if known is None:
                 continue
             self.sessions.take_one(job)
             machine.arrived.pop(id, None)
             self._act(self._answer(running, known, fresh=False))
 
-    def _known(self, machine: ServedMachine, job: work.Job, *, disk: bool) -> work.Outcome | None:
-        """What became of an equal job before: its region, or why there is none."""
-        refusal = machine.refusals.find(job)
+    def _known(
+        self, machine: ServedMachine, running: Running, *, disk: bool
+    ) -> work.Outcome | None:
+        """What became of an equal job before: its region, or why there is none. Nothing else is
+        wanted with heat 0.
+        """
+        probe = running.job.request.heat == 0
+        refusal = machine.refusals.find(running.pure)
         if refusal is not None:
             self._refused_again += 1
             return refusal
-        found = self.kept.find(job, disk=disk) if self.kept is not None else None
-        return None if found is None else found.region
+        found = None
+        if self.kept is not None:
+            found = self.kept.find(running.pure, disk=disk or probe)
+        if found is None:
+            return NOT_KEPT if probe else None
+        return found.region
 
     def _count(self) -> None:
         self.sessions.extra.update(

@@ -81,11 +81,12 @@ RejectReason = Literal[
     "code_space_full",
     "compiler_failed",
     "compiler_crashed",
+    "not_kept",
 ]
 """Why there is no translation. The first four hold until the page's generation moves; "bytes_moved"
 (a counter moved while the bytes were read), "stale_epoch" and "queue_full" invite a new request
-when the code is hot again; "code_space_full" asks for a retirement of everything; the last two are
-not to be tried again in this session.
+when the code is hot again; "code_space_full" asks for a retirement of everything; "compiler_failed"
+and "compiler_crashed" are not to be tried again in this session; "not_kept" answers heat 0.
 """
 
 ErrorName = Literal[

@@ -90,7 +90,7 @@ from protocol.message_base import (
 )
 from protocol.plain import dataclass
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Both sides must have the same; every message carries it. Raised by any change to a message, a
 table of names, or their meaning.
 """
@@ -252,7 +252,8 @@ class Translate(_Stamped):
     state_word: whatever may be baked into the code: bit 0, guest time is counted; bit 1, nothing
         is assumed of FS and frm, for what was assumed often did not hold.
     entries: slots at which the code must be enterable, ascending.
-    heat: how often the hottest entry was taken; greater is translated sooner.
+    heat: how often the hottest entry was taken; greater is translated sooner. 0: nothing is to be
+        made for it. What is kept is answered, else REJECTED not_kept, at once.
     level: 0 at first; 1 for what proved hot, which is worth a dearer translation: when a region ran
         for long, and when several of the page are to become one.
     known: slots where regions are entered already, ascending: advice. What would come to one of

@@ -20,6 +20,7 @@ from cpu_proc.native import SharedSegment
 from tests.oracle import MISSING
 from tests.system.runner import environment
 
+PAGE = 4096
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 READ, WRITE, EXEC = mmap.PROT_READ, mmap.PROT_WRITE, mmap.PROT_EXEC
@@ -202,3 +203,12 @@ sys.exit("writable and executable memory was given")
     if done.returncode == 3:
         pytest.skip(f"{MISSING}prctl(PR_SET_MDWE), of Linux 6.6 and later")
     assert done.returncode == 0
+
+
+def test_pages_that_were_populated_are_there_and_no_others():
+    segment = SharedSegment("ram", 64 * PAGE)
+    assert os.fstat(segment.fd).st_blocks == 0
+    native.populate(segment.address + 4 * PAGE + 100, 3 * PAGE)
+    assert os.fstat(segment.fd).st_blocks * 512 == 4 * PAGE
+    native.populate(segment.address + (1 << 46), PAGE)  # where nothing is: nothing happens
+    assert os.pread(segment.fd, 64 * PAGE, 0) == bytes(64 * PAGE)

@@ -180,7 +180,7 @@ class Book:
         hart: Any = SimpleNamespace(state=state)
         for _ in range(samples):
             self.upgrades.sample(hart)
-            self.upgrades.tick()
+            self.upgrades.tick(1)
 
     def ask(self) -> Wanted | None:
         """What is asked for, if anything is."""

@@ -168,6 +168,29 @@ def test_the_hottest_is_translated_first(shared: Service, connect: Connect, tmp_
     assert [machine.translated().page for _ in range(4)] == [0, 2, 3, 1]
 
 
+def test_with_heat_0_nothing_is_made_and_the_answer_waits_for_no_worker(
+    shared: Service, connect: Connect, tmp_path: Path
+) -> None:
+    machine = connect(shared).attached()
+    started, go = tmp_path / "started", tmp_path / "go"
+    machine.write(0, fake.page(fake.SLOW, 0, f"{go} {started}"))
+    machine.write(1, fake.page(fake.REFUSE))
+    machine.write(2, fake.page(value=2))
+    machine.request(1)
+    assert machine.rejected().reason == "not_code"
+    machine.request(0)
+    machine.until(started.exists)
+    machine.request(2, heat=0)
+    assert machine.rejected().reason == "not_kept"
+    machine.request(1, heat=0)
+    assert machine.rejected().reason == "not_code", "which is known"
+    machine.request(2)
+    machine.act(machine.session.ask_stats())
+    machine.until(lambda: dict(machine.wait(StatsArrived).message.counters)["queued"] == 1)
+    go.touch()
+    assert [machine.translated().page for _ in range(2)] == [0, 2]
+
+
 def test_retirement_forgets_queue_running_jobs_and_code(
     shared: Service, connect: Connect, tmp_path: Path
 ) -> None:

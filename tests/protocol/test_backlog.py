@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from itertools import pairwise
 
-from protocol.backlog import AGAIN, LIMIT, LONGEST_REST, PATIENT_ASKS, REST, Backlog
+from protocol.backlog import (
+    AGAIN,
+    LIMIT,
+    LONGEST_REST,
+    PATIENCE,
+    PATIENT_ASKS,
+    REST,
+    WORTH,
+    Backlog,
+)
 
 
 def test_the_hottest_comes_first_with_all_its_slots():
@@ -85,3 +95,44 @@ def test_a_page_that_changes_under_each_request_rests_ever_longer_and_is_not_for
     backlog.served(7)
     backlog.again(7, [5])
     assert backlog.take()[:2] == (7, [5])
+
+
+def test_what_took_time_is_ripe_the_most_of_it_first():
+    backlog = Backlog()
+    backlog.spent(1, WORTH)
+    backlog.add({1: [4], 2: [8], 3: [2, 6]}, 0.0)
+    assert backlog.due(0.0) == PATIENCE
+    assert backlog.take_ripe(0.0) is None, "1 was not hot when that was spent"
+    for page, times in ((1, 2), (2, 3), (3, 1)):
+        for _ in range(times):
+            backlog.spent(page, WORTH / 2)
+    assert backlog.due(0.0) == 0.0
+    assert backlog.take_ripe(0.0) == (2, [8], 1)
+    assert backlog.take_ripe(0.0) == (1, [4], 1)
+    assert backlog.take_ripe(0.0) is None
+    assert backlog.due(0.25) == PATIENCE - 0.25
+    assert backlog.take_ripe(PATIENCE) == (3, [2, 6], 2)
+    assert backlog.due(PATIENCE) == math.inf
+
+
+def test_what_has_waited_for_long_lets_the_hottest_go_first():
+    backlog = Backlog()
+    backlog.add({1: [4]}, 0.0)
+    backlog.add({2: [1, 2, 3]}, 0.5)
+    assert backlog.take_ripe(0.9) is None
+    assert backlog.take_ripe(1.0) == (2, [1, 2, 3], 3)
+    assert backlog.take_ripe(1.0) == (1, [4], 1)
+    backlog.add({1: [4]}, 2.0)
+    assert backlog.take_ripe(2.5) is None, "it waits anew"
+
+
+def test_what_was_taken_or_answered_is_ripe_no_longer():
+    backlog = Backlog()
+    backlog.add({1: [4], 2: [1, 5]})
+    backlog.spent(1, WORTH)
+    backlog.spent(2, WORTH)
+    backlog.drop(1, [4])
+    backlog.drop(2, [1])
+    assert backlog.take_ripe(0.0) == (2, [5], 1)
+    backlog.add({1: [4], 2: [5]}, 0.0)
+    assert backlog.take_ripe(0.0) is None

@@ -187,8 +187,8 @@ def test_what_is_wrong_is_named(envelope: Any, name: str):
 
 
 def test_a_field_that_comes_twice_is_malformed():
-    twice = b"\x93\xa4PING\x03\x83" + b"\xa7session\x01" * 2 + b"\xa5token\x02"
-    assert refused(twice) == "malformed"
+    fields = b"\x83" + b"\xa7session\x01" * 2 + b"\xa5token\x02"
+    assert refused(b"\x93\xa4PING" + bytes([PROTOCOL_VERSION]) + fields) == "malformed"
 
 
 def test_a_structure_of_wrong_length_has_a_wrong_type():

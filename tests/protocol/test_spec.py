@@ -15,7 +15,7 @@ from tests.protocol.examples import GOLDEN
 
 TEXT = spec.SPEC.read_text(encoding="utf-8")
 
-SCHEMAS = {3: "8a55e61344f3e7bc"}
+SCHEMAS = {3: "8a55e61344f3e7bc", 4: "e0042ca0a9eaaffa"}
 """Schema hash of each released version. A changed hash needs a new version, and a line here."""
 
 
@@ -49,8 +49,8 @@ def test_a_block_that_lacks_or_comes_twice_is_an_error():
 
 
 def test_the_versions_of_document_changes_and_code_agree():
-    assert spec.problems(TEXT.replace("\nVersion 3.0\n", "\nVersion 9.0\n"))
-    assert spec.problems(TEXT.replace("\n- 3.0: ", "\n- 0.9: "))
+    assert spec.problems(TEXT.replace("\nVersion 4.0\n", "\nVersion 9.0\n"))
+    assert spec.problems(TEXT.replace("\n- 4.0: ", "\n- 0.9: "))
 
 
 def test_the_command_checks_and_writes(tmp_path, monkeypatch, capsys):

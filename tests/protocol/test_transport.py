@@ -17,7 +17,7 @@ import zmq
 
 from protocol.codec import CodecError, decode
 from protocol.errors import UserError
-from protocol.messages import MAX_MESSAGE, Bye, Error, Message, Ping, Pong
+from protocol.messages import MAX_MESSAGE, PROTOCOL_VERSION, Bye, Error, Message, Ping, Pong
 from protocol.transport import (
     HARD_LIMIT,
     Client,
@@ -30,6 +30,7 @@ from protocol.transport import (
 )
 
 DEADLINE = 240.0
+PING = b"\x93\xa4PING" + bytes([PROTOCOL_VERSION]) + b"\x80"
 
 
 @pytest.fixture(autouse=True)
@@ -107,8 +108,8 @@ def test_each_peer_gets_its_own_answers(server: Server, client: Client):
     [
         ([b"garbage"], "malformed"),
         ([b""], "malformed"),
-        ([b"\x93\xa4PING\x03\x80", b""], "malformed"),
-        ([b"\x93\xa4PING\x03\x80"], "missing_field"),
+        ([PING, b""], "malformed"),
+        ([PING], "missing_field"),
         ([b"\x93\xa4PING\x7f\x80"], "version_mismatch"),
         ([b"x" * (MAX_MESSAGE + 1)], "oversize"),
     ],

@@ -72,7 +72,9 @@ def test_eight_machines_lose_their_translator_and_meet_the_next(tmp_path: Path):
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(Translator(tmp_path, "--store", "memory"))
         machines = [
-            stack.enter_context(computing(tmp_path / str(n), "-translator", first.endpoint))
+            stack.enter_context(
+                computing(tmp_path / str(n), "-threshold", 1024, "-translator", first.endpoint)
+            )
             for n in range(8)
         ]
         for machine in machines:

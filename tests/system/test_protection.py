@@ -36,7 +36,8 @@ def machine(
     guests_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Machine, int]]:
     """A machine at its shell, with regions, and its translator's process."""
-    with Machine(linux(guests_folder), tmp_path_factory.mktemp("protection")) as one:
+    words = [*linux(guests_folder), "-cold"]  # with a worker
+    with Machine(words, tmp_path_factory.mktemp("protection")) as one:
         one.expect("BOOT-OK")
         one.expect(PROMPT)
         one.wait_event("region_published", 5)

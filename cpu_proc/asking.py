@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from cpu_proc.upgrades import Upgrades, Wanted
+from cpu_proc.upgrades import PERIOD, Upgrades, Wanted
 from protocol import mutants
 from protocol.generations import Stamp
 from protocol.layout import STATE_EXACT, STATE_FLAT, STATE_LOOKS
@@ -47,6 +47,7 @@ CREDIT = 16  # probes that may be in vain; each that is not gives a few more
 GAIN = 4
 TRUSTED = 4
 MOST_MERGES = 3  # of a page, in an epoch
+SOME = 32  # hot records that a hart keeps until it is called, in hundredths of a second
 LEAST = 1  # heat of what has a region already
 
 
@@ -87,7 +88,11 @@ class Asker:
 
     def tick(self) -> float:
         """Look where harts are; the seconds until that is to be done again."""
-        return self.upgrades.tick(len(self._met))
+        period = self.upgrades.tick(len(self._met))
+        waits = period <= PERIOD and self._machine.options.threshold is None
+        for hart in self._machine.harts:  # the next call brings what is hot by then
+            hart.state.hot_least = SOME if waits else 1
+        return period
 
     def late(self, page: int, slots: Iterable[int]) -> None:
         """An answer was about bytes that are there no more."""

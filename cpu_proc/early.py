@@ -18,6 +18,8 @@ from cpu_proc.option_board import FLASH_BANK_SIZE
 from cpu_proc.run_options import RunOptions
 from cpu_proc.translator_child import TranslatorChild
 
+PART = 256 << 10  # bytes; meanwhile nobody else of this process can map anything
+
 
 class Early(NamedTuple):
     """`memory`: for all of `backing_sizes`, one after the other. `child`: if there is to be one."""
@@ -37,7 +39,9 @@ def begin(options: RunOptions) -> Early:
 
     def populate() -> None:
         for image in images:
-            native.populate(memory.address + image.address - RAM_BASE, len(image.data))
+            start = memory.address + image.address - RAM_BASE
+            for offset in range(0, len(image.data), PART):
+                native.populate(start + offset, min(PART, len(image.data) - offset))
 
     threading.Thread(target=populate, name="populate", daemon=True).start()
     return Early(plan, memory, child)

@@ -36,7 +36,7 @@ class Exits:
     def serve(self, hart: Hart, reason: int) -> None:
         """Do what a hart left native code for."""
         machine = self._machine
-        if reason == layout.EXIT_HOT:
+        if reason in (layout.EXIT_HOT, layout.EXIT_ATTENTION) and hart.state.hot_count:
             self._serve_hot(hart)
         elif reason == layout.EXIT_RETIRE:
             self.retirement(hart)

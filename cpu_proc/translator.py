@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import functools
 import os
-import secrets
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -254,7 +253,7 @@ class TranslatorLink:
             for wish in self._early:
                 self._mailbox.put(wish)
         self._client: Connection = self._connect()
-        self._act(self._session.connect(secrets.randbits(64) or 1))
+        self._act(self._session.connect(_session_number()))
         if not self._forced:
             self._timers.set("sample", self._asker.tick())
         while self._session.state != "closed":
@@ -472,7 +471,7 @@ class TranslatorLink:
         if self._options.translator == "embedded":
             self._child.start()
         self._client = self._connect()
-        self._act(self._session.connect(secrets.randbits(64) or 1))
+        self._act(self._session.connect(_session_number()))
 
     def _connect(self) -> Connection:
         from protocol.transport import Client
@@ -494,3 +493,8 @@ class TranslatorLink:
         incarnation, pid = f"{self.incarnation:016x}", self._session.translator_pid
         fields = {"incarnation": incarnation, "pid": pid, "backend": self.backend}
         log.info("translator_attached", epoch=epoch, **fields)
+
+
+def _session_number() -> int:
+    """A random one, never 0."""
+    return int.from_bytes(os.urandom(8), "little") or 1

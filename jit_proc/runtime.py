@@ -66,7 +66,7 @@ def look_up():
     if hart.count >= hart.stop_count:
         hart.exit_reason = EXIT_STOP
         return 1
-    if hart.hot_count != 0:
+    if hart.hot_count >= hart.hot_least and hart.hot_count != 0:
         hart.exit_reason = EXIT_HOT
         return 1
     limit = hart.count + hart.slice

@@ -359,6 +359,7 @@ PLAIN = frozenset(
         "Hart.icount",
         "Hart.threshold",
         "Hart.hot_limit",
+        "Hart.hot_least",
         "Hart.pool_end",
         "Hart.clock_gettime",
         "Hart.host_read",

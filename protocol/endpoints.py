@@ -18,9 +18,7 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
 import stat
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,7 +43,7 @@ def default_endpoint() -> str:
 
 def private_endpoint() -> str:
     """An endpoint nobody else uses, for a machine that starts its own translator."""
-    return f"ipc://{runtime_folder() / f'run-{os.getpid()}-{secrets.token_hex(4)}'}"
+    return f"ipc://{runtime_folder() / f'run-{os.getpid()}-{os.urandom(4).hex()}'}"
 
 
 def discard_endpoint(endpoint: str) -> None:
@@ -61,6 +59,8 @@ def runtime_folder() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isdir(runtime):
         return Path(runtime) / "coldboot"
+    import tempfile  # which loads much that nothing else here needs
+
     return Path(tempfile.gettempdir()) / f"coldboot-{os.getuid()}"
 
 

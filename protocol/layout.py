@@ -291,6 +291,7 @@ HART = Struct(
         "hot_limit",
         "entries at which the hart leaves at once; fewer wait for its slice to end. 0: no ring",
     ),
+    ("hot_least", "entries at which it leaves at the end of a slice. Writer: machine"),
     ("fetch_bias", "scratch of the fetch path: bias of the page found"),
     (
         "hot",

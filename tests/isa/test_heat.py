@@ -37,6 +37,7 @@ def machine() -> Iterator[EngineMachine]:
     yield machine
     machine.state.threshold = 65535
     machine.state.hot_count = 0
+    machine.state.hot_least = 0
 
 
 def hot(machine: EngineMachine, parts: dict[int, str]) -> set[int]:
@@ -58,6 +59,19 @@ def hot(machine: EngineMachine, parts: dict[int, str]) -> set[int]:
         state.hot_count = 0
     assert reason == layout.EXIT_STOP
     return found
+
+
+@pytest.mark.parametrize(
+    ("least", "reason"), [(0, layout.EXIT_HOT), (2, layout.EXIT_HOT), (3, layout.EXIT_STOP)]
+)
+def test_few_hot_records_wait_for_more(machine: EngineMachine, least: int, reason: int) -> None:
+    """A slice's end is no reason to leave, but for as many as `hot_least`; what is hot is kept."""
+    text = "li a1, 40\n1: addi a1, a1, -1\n bnez a1, 1b\n 2: j 2b"
+    machine.load(RAM, assemble(text, RAM).data)
+    state = machine.state
+    state.stop_count, state.limit, state.hot_least = 10_000_000, 0, least
+    assert machine.hart.run() == reason
+    assert state.hot_count == 2
 
 
 def test_pages_that_jump_to_each_other_by_misses(machine: EngineMachine) -> None:
